@@ -1,0 +1,43 @@
+"""Jacoscope: how sensitive the loss and the outputs are, while a model trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jacoscope._version import __version__
+from jacoscope.config import LayerRule, MonitorConfig, Output, Schedule
+from jacoscope.errors import ConfigError
+from jacoscope.faults import MonitorWarning
+from jacoscope.monitor import Monitor
+from jacoscope.reader import Run, read_run
+
+if TYPE_CHECKING:
+    from jacoscope.callback import SensitivityMonitor
+
+
+__all__ = [
+    "ConfigError",
+    "LayerRule",
+    "Monitor",
+    "MonitorConfig",
+    "MonitorWarning",
+    "Output",
+    "Run",
+    "Schedule",
+    "SensitivityMonitor",
+    "__version__",
+    "read_run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the callback, and Lightning with it, only when it is asked for."""
+    if name == "SensitivityMonitor":
+        from jacoscope.callback import SensitivityMonitor
+
+        return SensitivityMonitor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

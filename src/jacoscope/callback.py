@@ -1,0 +1,234 @@
+"""The Lightning callback: a thin adapter between a Trainer and a :class:`~jacoscope.Monitor`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
+
+from jacoscope._lightning import gradient_info, gradient_scale, make_sinks, withheld_reason
+from jacoscope.config import (
+    DEFAULT_QUANTITIES,
+    LayerRule,
+    MonitorConfig,
+    Output,
+    QuantityName,
+    Schedule,
+    resolve_config,
+)
+from jacoscope.errors import ConfigError
+from jacoscope.monitor import Monitor
+from jacoscope.selection import select
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+    class _OtherCallback:
+        pass
+else:
+    # Published projects import either of the two packages, whose classes are strangers to one
+    # another; a LightningCLI of either accepts only its own.
+    try:
+        from pytorch_lightning.callbacks import Callback as _OtherCallback
+    except ImportError:
+
+        class _OtherCallback:
+            pass
+
+
+__all__ = ["SensitivityMonitor"]
+
+_log = logging.getLogger("jacoscope")
+
+
+class SensitivityMonitor(Callback, _OtherCallback):
+    """Shows how sensitive the loss is to each parameter while a model trains.
+
+    Add it to any Trainer of ``lightning.pytorch`` or ``pytorch_lightning``; it changes neither the
+    model nor the training, whose weights end bit-identical with and without it.
+
+    What it writes to TensorBoard, where GROUP is ``output.group``:
+
+    - ``GROUP/NAME``: about ten scalars on the whole model: ``grad_norm``, ``grad_max``,
+      ``grad_rms_spread``, ``grad_zero_fraction``, ``grad_nonfinite``, ``weight_norm``,
+      ``update_norm``, ``update_ratio``, ``update_cosine``, ``saliency``, ``coverage``.
+    - ``GROUP_layers_by_step/QUANTITY``: layer × step pictures.
+    - ``GROUP_gradients/PARAMETER``: histograms, where ``grad_histogram`` is watched.
+    - ``GROUP_parameters_QUANTITY/PARAMETER``: scalars per parameter, where asked for.
+    - ``GROUP/about``: a text card that explains all of it, with units and definitions.
+    - the full record, which :func:`jacoscope.read_run` returns as pandas frames.
+
+    Args:
+        config: Path of a YAML file with these same options, or a
+            :class:`~jacoscope.config.MonitorConfig`; then the options below must be left out.
+        quantities: What to measure on the parameters that are watched.
+        layers: Rules on which parameters are watched; the first that matches a parameter decides.
+            With no rules every parameter is watched; with some, a parameter that none matches is
+            not.
+        schedule: When to capture.
+        output: What is written, and where.
+        on_error: What a fault inside the monitor does: ``warn`` warns once, drops what failed and
+            goes on; ``raise`` stops the training.
+
+    Raises:
+        ConfigError: If the configuration cannot be used; before training starts.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from jacoscope import SensitivityMonitor
+        >>> trainer = Trainer(callbacks=[SensitivityMonitor()])  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        config: MonitorConfig | str | None = None,
+        quantities: tuple[QuantityName, ...] = DEFAULT_QUANTITIES,
+        layers: tuple[LayerRule, ...] | list[dict[str, Any]] = (),
+        schedule: Schedule = Schedule(),
+        output: Output = Output(),
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        super().__init__()
+        separate = {
+            "quantities": quantities,
+            "layers": layers,
+            "schedule": schedule,
+            "output": output,
+            "on_error": on_error,
+        }
+        self.config = _one_config(config, separate)
+        self.run_dir: str | None = None
+        self._session: _Session | None = None
+        self._state: Mapping[str, Any] = {}
+
+    @property
+    def state_key(self) -> str:
+        """The name that its state has in a checkpoint; it differs by group."""
+        return f"jacoscope.SensitivityMonitor[{self.config.output.group}]"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and other processes get: the configuration and counters, no open files."""
+        return {**self.__dict__, "_session": None, "_state": self.state_dict()}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check the configuration against the model, before anything runs."""
+        if stage == "fit" and any(True for _ in pl_module.parameters()):
+            select(pl_module, self.config)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a session: what is watched is decided, and files are opened on rank zero."""
+        self._end_session()
+        withheld = withheld_reason(trainer)
+        select(pl_module, self.config, withheld=withheld)
+        if trainer.is_global_zero:
+            sinks, self.run_dir = make_sinks(trainer, self.config)
+            monitor = Monitor(pl_module, self.config, sinks=sinks, withheld=withheld)
+            monitor.load_state_dict(self._state)
+            self._session = _Session(monitor)
+            _log.info("recording %s", self.run_dir or "nothing (fast_dev_run)")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask the schedule again, since it may count from here."""
+        if self._session is not None:
+            self._session.wake = 0
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Decide whether the step is captured; off the capture steps, one comparison."""
+        session = self._session
+        if session is None:
+            return
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if step < session.wake:
+            return
+        epoch_start = step - batch_idx // trainer.accumulate_grad_batches
+        session.batch_idx = batch_idx
+        monitor = session.monitor
+        session.is_capturing = monitor.begin_step(step, trainer.current_epoch, epoch_start)
+        session.wake = step if session.is_capturing else monitor.next_due(step + 1, epoch_start)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Capture gradients, unscaled and before the Trainer clips them."""
+        session = self._session
+        if session is None or not session.is_capturing:
+            return
+        info = gradient_info(trainer, pl_module, session.batch_idx)
+        scale = gradient_scale(trainer, optimizer)
+        session.monitor.before_optimizer_step(optimizer, info, scale)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Close a captured step; inside an accumulation window it stays open."""
+        session = self._session
+        if session is not None and session.is_capturing:
+            session.monitor.end_step()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End the session while the logger can still be written to."""
+        self._end_session()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Detach everything and save what there is."""
+        self._end_session()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Detach everything, however the run ended."""
+        self._end_session()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counters and picture histories, for the checkpoint."""
+        return self._session.monitor.state_dict() if self._session else dict(self._state)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up a checkpoint's counters and picture histories."""
+        self._state = state_dict
+        if self._session is not None:
+            self._session.monitor.load_state_dict(state_dict)
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            self._state = session.monitor.state_dict()
+            session.monitor.close()
+
+
+class _Session:
+    """One ``fit``: the monitor, and when it has to be asked next."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self.monitor = monitor
+        self.wake: float = -math.inf
+        self.is_capturing = False
+        self.batch_idx = 0
+
+
+def _one_config(
+    config: MonitorConfig | str | Path | None, separate: Mapping[str, Any]
+) -> MonitorConfig:
+    if config is None:
+        return resolve_config(separate)
+    defaults = MonitorConfig()
+    for key, value in separate.items():
+        if value != getattr(defaults, key) and tuple(value) != getattr(defaults, key):
+            raise ConfigError(
+                f"is given beside config={config!r}; write it there, or give all options "
+                "separately",
+                key=key,
+            )
+    return resolve_config(config)

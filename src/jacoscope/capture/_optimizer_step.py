@@ -1,0 +1,219 @@
+"""Gradients, weights and updates around the optimiser's steps of one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from jacoscope.capture._tensors import ParameterTensors
+
+__all__ = ["OptimizerStepCapture", "Wanted"]
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A parameter and what is to be taken of it.
+
+    Args:
+        name: The parameter's name.
+        parameter: The tensor.
+        update: Whether Δθ is wanted, which takes a copy of θ until the optimiser has stepped.
+        update_with_gradient: Whether Δθ is wanted together with g, which takes a copy of g too.
+    """
+
+    name: str
+    parameter: Tensor
+    update: bool
+    update_with_gradient: bool
+
+    @property
+    def copied_bytes(self) -> int:
+        """Memory that the copies take while the optimiser steps."""
+        copies = int(self.update) + int(self.update_with_gradient)
+        return copies * self.parameter.numel() * self.parameter.element_size()
+
+
+@dataclass(frozen=True, eq=False)
+class _Copies:
+    """What an optimiser step left to be compared once it is done."""
+
+    wanted: tuple[Wanted, ...]
+    gradients: list[Tensor] | None
+    weights: list[Tensor]
+    gradient_scale: Tensor | None
+
+
+class OptimizerStepCapture:
+    """Watches the optimisers of one training step.
+
+    :meth:`before_step` hands on gradients and weights, in place, before the optimiser changes
+    them. Where updates are wanted it copies the weights, hooks the optimiser's end, and hands on
+    the update from there. With several optimisers each has its turn; an optimiser that steps again
+    in the same training step, or evaluates its closure again (LBFGS), is captured the first time.
+
+    Args:
+        wanted: The parameters to capture.
+        emit: Receives the tensors, which are valid only during the call.
+        contain: Makes the context in which the optimiser's hook runs; what it does not let pass
+            cannot reach the training.
+    """
+
+    def __init__(
+        self,
+        wanted: Sequence[Wanted],
+        emit: Callable[[ParameterTensors], None],
+        contain: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._waiting = {id(item.parameter): item for item in wanted}
+        self._emit = emit
+        self._contain = contain
+        self._seen: set[int] = set()
+        self._pending: dict[int, list[_Copies]] = {}
+        self._hooks: dict[int, RemovableHandle] = {}
+        self.missing: dict[str, str] = {}
+
+    @property
+    def has_seen_a_step(self) -> bool:
+        """Whether any optimiser has stepped yet."""
+        return bool(self._seen)
+
+    @torch.no_grad()
+    def before_step(self, optimizer: Optimizer, gradient_scale: Tensor | None = None) -> None:
+        """Take the gradients and weights of this optimiser's parameters.
+
+        Args:
+            optimizer: The optimiser that is about to step.
+            gradient_scale: Factor that its gradients still carry, or ``None`` for 1.
+        """
+        if id(optimizer) in self._seen:
+            return
+        self._seen.add(id(optimizer))
+        mine = self._take(optimizer)
+        for item in (item for item in mine if item.parameter.grad is None):
+            self.missing[item.name] = _no_gradient(item)
+        for group in _by_device(item for item in mine if item.parameter.grad is None):
+            self._emit(_weights(group))
+        for group in _by_device(item for item in mine if item.parameter.grad is not None):
+            self._capture_group(optimizer, group, gradient_scale)
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Hand on what no optimiser step delivered, and let go of everything.
+
+        An optimiser that was about to step but did not (a gradient scaler skips steps with
+        non-finite gradients) has an update of zero. Parameters of no optimiser have weights only.
+        """
+        try:
+            for key in list(self._pending):
+                self._after_step(key)
+            rest = list(self._waiting.values())
+            for item in rest:
+                self.missing[item.name] = (
+                    "no optimiser that stepped in this training step holds it"
+                    if item.parameter.requires_grad
+                    else "it is frozen (requires_grad is False)"
+                )
+            for group in _by_device(rest):
+                self._emit(_weights(group))
+        finally:
+            self.detach()
+
+    def detach(self) -> None:
+        """Remove every hook and drop every copy; safe to call at any time, more than once."""
+        for handle in self._hooks.values():
+            handle.remove()
+        self._hooks.clear()
+        self._pending.clear()
+        self._waiting.clear()
+
+    def _take(self, optimizer: Optimizer) -> list[Wanted]:
+        parameters = (p for group in optimizer.param_groups for p in group["params"])
+        keys = dict.fromkeys(id(p) for p in parameters)
+        return [self._waiting.pop(key) for key in keys if key in self._waiting]
+
+    def _capture_group(
+        self, optimizer: Optimizer, group: tuple[Wanted, ...], gradient_scale: Tensor | None
+    ) -> None:
+        parameters = [item.parameter for item in group]
+        gradients = [_gradient(item) for item in group]
+        names = tuple(item.name for item in group)
+        device = parameters[0].device
+        self._emit(
+            ParameterTensors(names, device, gradients, parameters, gradient_scale=gradient_scale)
+        )
+        for both in (False, True):
+            chosen = [
+                index
+                for index, item in enumerate(group)
+                if item.update and item.update_with_gradient is both
+            ]
+            if not chosen:
+                continue
+            parts = _Copies(
+                wanted=tuple(group[index] for index in chosen),
+                gradients=[gradients[index].clone() for index in chosen] if both else None,
+                weights=[parameters[index].clone() for index in chosen],
+                gradient_scale=gradient_scale.clone() if gradient_scale is not None else None,
+            )
+            self._pending.setdefault(id(optimizer), []).append(parts)
+            self._hook_end_of(optimizer)
+
+    def _hook_end_of(self, optimizer: Optimizer) -> None:
+        key = id(optimizer)
+        # An optimiser that is none of torch's own has no such hook; its update is then taken at
+        # the end of the training step.
+        if key not in self._hooks and isinstance(optimizer, Optimizer):
+            self._hooks[key] = optimizer.register_step_post_hook(lambda *_: self._on_step_done(key))
+
+    def _on_step_done(self, key: int) -> None:
+        with self._contain():
+            self._after_step(key)
+
+    @torch.no_grad()
+    def _after_step(self, key: int) -> None:
+        handle = self._hooks.pop(key, None)
+        if handle is not None:
+            handle.remove()
+        for parts in self._pending.pop(key, []):
+            moved = [item.parameter for item in parts.wanted]
+            self._emit(
+                ParameterTensors(
+                    names=tuple(item.name for item in parts.wanted),
+                    device=moved[0].device,
+                    gradients=parts.gradients,
+                    weights=parts.weights,
+                    moved=moved,
+                    gradient_scale=parts.gradient_scale,
+                )
+            )
+
+
+def _weights(group: tuple[Wanted, ...]) -> ParameterTensors:
+    names = tuple(item.name for item in group)
+    parameters = [item.parameter for item in group]
+    return ParameterTensors(names, parameters[0].device, weights=parameters)
+
+
+def _by_device(items: Iterable[Wanted]) -> list[tuple[Wanted, ...]]:
+    groups: dict[torch.device, list[Wanted]] = {}
+    for item in items:
+        groups.setdefault(item.parameter.device, []).append(item)
+    return [tuple(group) for group in groups.values()]
+
+
+def _gradient(item: Wanted) -> Tensor:
+    gradient = item.parameter.grad
+    assert gradient is not None
+    return gradient
+
+
+def _no_gradient(item: Wanted) -> str:
+    if not item.parameter.requires_grad:
+        return "it is frozen (requires_grad is False)"
+    return "it has no gradient in this training step (the loss does not depend on it)"

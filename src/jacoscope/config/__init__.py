@@ -1,0 +1,25 @@
+"""Configuration: frozen dataclasses, one schema for Python and YAML."""
+
+from jacoscope.config._load import check_section, load_config, resolve_config
+from jacoscope.config._schema import (
+    DEFAULT_QUANTITIES,
+    LayerRule,
+    MonitorConfig,
+    Output,
+    ParameterKind,
+    QuantityName,
+    Schedule,
+)
+
+__all__ = [
+    "DEFAULT_QUANTITIES",
+    "LayerRule",
+    "MonitorConfig",
+    "Output",
+    "ParameterKind",
+    "QuantityName",
+    "Schedule",
+    "check_section",
+    "load_config",
+    "resolve_config",
+]

@@ -1,0 +1,135 @@
+"""From plain values (YAML, dictionaries, lists) to the types that a dataclass declares."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Union
+
+from jacoscope.errors import ConfigError, nearest
+
+__all__ = ["build", "coerce", "coerce_fields"]
+
+
+def coerce(value: Any, hint: Any, key: str) -> Any:
+    """``value`` as the type ``hint``.
+
+    Nothing is guessed: a string is never read as a number, a number never as a flag. Lists become
+    tuples and mappings become dataclasses, since that is what YAML can write.
+
+    Args:
+        value: The value given.
+        hint: A scalar type, ``Literal``, ``tuple[X, ...]``, a union, ``Callable`` or a dataclass.
+        key: Where the value stands, for the message.
+
+    Raises:
+        ConfigError: If the value is not of that type.
+    """
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _one_of(value, typing.get_args(hint), key)
+    if origin is Literal:
+        return _choice(value, typing.get_args(hint), key)
+    if origin is tuple:
+        return _sequence(value, typing.get_args(hint)[0], key)
+    if origin is not None and issubclass(origin, Callable):  # type: ignore[arg-type]
+        if callable(value):
+            return value
+        raise _wrong_type(value, "a callable", key)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return build(hint, value, key)
+    return _scalar(value, hint, key)
+
+
+def build(cls: type, value: Any, key: str = "") -> Any:
+    """An instance of the dataclass ``cls`` from a mapping, or ``value`` itself if it is one.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value is not of its field's type.
+    """
+    if isinstance(value, cls):
+        return value
+    if not isinstance(value, Mapping):
+        raise _wrong_type(value, f"a mapping with keys of {cls.__name__}", key)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for name in value:
+        if name not in known:
+            path = f"{key}.{name}" if key else str(name)
+            raise ConfigError(
+                f"{cls.__name__} has no option {name!r}; {nearest(str(name), known)}", key=path
+            )
+    try:
+        return cls(**value)
+    except ConfigError as error:
+        raise (error.within(key) if key else error) from None
+
+
+def coerce_fields(instance: Any) -> None:
+    """Bring every field of a frozen dataclass to its declared type (for ``__post_init__``).
+
+    Raises:
+        ConfigError: If a value is not of its field's type.
+    """
+    hints = typing.get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        value = coerce(getattr(instance, field.name), hints[field.name], field.name)
+        object.__setattr__(instance, field.name, value)
+
+
+def _one_of(value: Any, hints: tuple[Any, ...], key: str) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    hints = tuple(hint for hint in hints if hint is not type(None))
+    if isinstance(value, str) and str in hints:
+        return value
+    errors = []
+    for hint in (hint for hint in hints if hint is not str):
+        try:
+            return coerce(value, hint, key)
+        except ConfigError as error:
+            errors.append(error)
+    if len(errors) == 1 and not (str in hints and len(hints) == 2 and errors[0].key == key):
+        raise errors[0]
+    raise _wrong_type(value, " or ".join(_name(hint) for hint in hints), key)
+
+
+def _choice(value: Any, choices: tuple[Any, ...], key: str) -> Any:
+    if any(
+        value is choice or (value == choice and type(value) is type(choice)) for choice in choices
+    ):
+        return value
+    names = [str(choice) for choice in choices]
+    raise ConfigError(f"{value!r} is not one of its names; {nearest(str(value), names)}", key=key)
+
+
+def _sequence(value: Any, hint: Any, key: str) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, typing.Iterable):
+        raise _wrong_type(value, f"a list of {_name(hint)}", key)
+    return tuple(coerce(item, hint, f"{key}[{index}]") for index, item in enumerate(value))
+
+
+def _scalar(value: Any, hint: Any, key: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
+        return value
+    raise _wrong_type(value, _name(hint), key)
+
+
+def _name(hint: Any) -> str:
+    if typing.get_origin(hint) is tuple:
+        return f"a list of {_name(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) is not None:
+        return "a callable"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return names.get(hint, f"a {hint.__name__}")
+
+
+def _wrong_type(value: Any, wanted: str, key: str) -> ConfigError:
+    return ConfigError(f"got {value!r} ({type(value).__name__}), must be {wanted}", key=key)

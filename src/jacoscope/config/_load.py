@@ -1,0 +1,91 @@
+"""Reading a monitor's configuration from a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jacoscope.config._coerce import build
+from jacoscope.config._schema import MonitorConfig
+from jacoscope.errors import ConfigError
+
+__all__ = ["check_section", "load_config", "resolve_config"]
+
+_TRAINING_KEYS = {"trainer", "model", "data", "fit", "seed_everything"}
+
+
+def resolve_config(config: MonitorConfig | Mapping[str, Any] | str | Path | None) -> MonitorConfig:
+    """A :class:`MonitorConfig` from whatever form it was given in.
+
+    Args:
+        config: The dataclass, a mapping of its fields, the path of a YAML file, or ``None`` for
+            the defaults.
+
+    Raises:
+        ConfigError: If it cannot be used, saying where and what to write instead.
+    """
+    if config is None:
+        return MonitorConfig()
+    if isinstance(config, str | Path):
+        return load_config(config)
+    return check_section(config)
+
+
+def load_config(path: str | Path) -> MonitorConfig:
+    """A :class:`MonitorConfig` from a YAML file.
+
+    The file holds the fields of :class:`MonitorConfig`; in a whole experiment's file, those under
+    its top-level key ``monitor`` are taken.
+
+    Raises:
+        ConfigError: If the file cannot be read, or what it says cannot be used.
+    """
+    source = str(path)
+    try:
+        loaded = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read ({error.strerror or error}); give the path of a YAML file",
+            source=source,
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            "is not UTF-8 text; give the path of a YAML file", source=source
+        ) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or "bad syntax"
+        raise ConfigError(f"is not valid YAML{line} ({problem}); mend it", source=source) from None
+    if loaded is None:
+        return MonitorConfig()
+    if isinstance(loaded, Mapping) and _TRAINING_KEYS & set(loaded):
+        if "monitor" not in loaded:
+            raise ConfigError(
+                "is an experiment's file without a monitor section; add 'monitor:' to it",
+                source=source,
+            )
+        return check_section(loaded["monitor"] or {}, source=source, key="monitor")
+    return check_section(loaded, source=source)
+
+
+def check_section(value: Any, *, source: str | None = None, key: str = "") -> MonitorConfig:
+    """A :class:`MonitorConfig` from plain values.
+
+    Args:
+        value: A mapping of the fields of :class:`MonitorConfig`.
+        source: The file it was read from, for messages.
+        key: The key it stands under in that file, for messages.
+
+    Raises:
+        ConfigError: If it cannot be used, saying where and what to write instead.
+    """
+    try:
+        config = build(MonitorConfig, value, key)
+    except ConfigError as error:
+        raise (error.read_from(source) if source is not None else error) from None
+    assert isinstance(config, MonitorConfig)
+    return config

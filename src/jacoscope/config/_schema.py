@@ -1,0 +1,257 @@
+"""The one schema of the monitor: what Python dataclasses and YAML files both say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from jacoscope.config._coerce import coerce_fields
+from jacoscope.errors import ConfigError
+
+__all__ = [
+    "DEFAULT_QUANTITIES",
+    "LayerRule",
+    "MonitorConfig",
+    "Output",
+    "ParameterKind",
+    "QuantityName",
+    "Schedule",
+]
+
+QuantityName = Literal[
+    "grad_norm",
+    "grad_rms",
+    "grad_max",
+    "grad_mean",
+    "grad_zero_fraction",
+    "grad_nonfinite",
+    "grad_histogram",
+    "weight_norm",
+    "update_norm",
+    "update_ratio",
+    "update_cosine",
+    "saliency",
+    "taylor_importance",
+]
+"""Every quantity that can be asked for; ``docs/quantities.md`` defines each."""
+
+ParameterKind = Literal["weight", "bias", "norm", "embedding", "other"]
+"""What a parameter is for, as told by its owner's type and its own name and shape."""
+
+DEFAULT_QUANTITIES: tuple[QuantityName, ...] = (
+    "grad_norm",
+    "grad_rms",
+    "grad_max",
+    "grad_mean",
+    "grad_zero_fraction",
+    "grad_nonfinite",
+    "weight_norm",
+    "update_norm",
+    "update_ratio",
+    "update_cosine",
+    "saliency",
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to capture. A step is captured when any of these asks for it.
+
+    A step is one optimiser step: a batch, or a whole window of accumulated batches. Steps count
+    from 0, on the axis that the Trainer's own loggers use.
+
+    Args:
+        every: Capture steps 0, n, 2n, …; ``null`` for none of them.
+        first: Capture each of the first n steps of the run, where training changes fastest.
+        steps: Capture these steps.
+        per_epoch: Capture each of the first n steps of every epoch.
+        hook: Import path ``package.module.function``, or in Python a callable, called with
+            ``(step, epoch)`` before every step: ``True`` captures it, ``False`` does not, ``None``
+            leaves it to the other options.
+
+    Raises:
+        ConfigError: If a number is out of range, or nothing would ever be captured.
+    """
+
+    every: int | None = 50
+    first: int = 10
+    steps: tuple[int, ...] = ()
+    per_epoch: int = 0
+    hook: Callable[[int, int], bool | None] | str | None = None
+
+    def __post_init__(self) -> None:
+        coerce_fields(self)
+        if self.every is not None and self.every < 1:
+            raise ConfigError(
+                f"got {self.every}, must be at least 1; write null for no regular captures",
+                key="every",
+            )
+        for key, value in (("first", self.first), ("per_epoch", self.per_epoch)):
+            if value < 0:
+                raise ConfigError(f"got {value}, must be 0 or more", key=key)
+        for index, step in enumerate(self.steps):
+            if step < 0:
+                raise ConfigError(f"got {step}, steps count from 0", key=f"steps[{index}]")
+        if not (self.every or self.first or self.steps or self.per_epoch or self.hook):
+            raise ConfigError(
+                "every is null, first and per_epoch are 0, steps is empty and there is no hook, so "
+                "nothing would ever be captured; set one of them, such as every: 50"
+            )
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """One rule on which parameters are watched, and how. The first rule that matches decides.
+
+    All criteria given must hold; a rule with none matches every parameter.
+
+    Args:
+        match: Glob pattern or patterns (``*`` crosses dots) on the parameter's full name, such as
+            ``encoder.layers.*.weight``, or on its layer's, such as ``encoder.layers.0``.
+        regex: Regular expression searched for in the parameter's full name.
+        type: Class name or names of the layer that owns the parameter or of a module around it,
+            such as ``Linear``, ``torch.nn.Conv2d`` or ``TransformerEncoderLayer``.
+        kind: Kind or kinds of parameter: weight, bias, norm, embedding, other.
+        min_depth: Smallest nesting depth of the owning layer; ``head`` has 1, ``encoder.0`` has 2.
+        max_depth: Largest nesting depth of the owning layer.
+        exclude: Leave these parameters out.
+        quantities: What to measure here, instead of the monitor's ``quantities``.
+        schedule: When to capture here, instead of the monitor's ``schedule``.
+
+    Raises:
+        ConfigError: If criteria contradict one another or a regular expression cannot be read.
+    """
+
+    match: str | tuple[str, ...] | None = None
+    regex: str | None = None
+    type: str | tuple[str, ...] | None = None
+    kind: ParameterKind | tuple[ParameterKind, ...] | None = None
+    min_depth: int | None = None
+    max_depth: int | None = None
+    exclude: bool = False
+    quantities: tuple[QuantityName, ...] | None = None
+    schedule: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        coerce_fields(self)
+        _check_regex(self.regex)
+        for key in ("match", "type", "kind", "quantities"):
+            if getattr(self, key) in ((), ""):
+                raise ConfigError("is empty; name at least one, or leave the key out", key=key)
+        if self.exclude and (self.quantities is not None or self.schedule is not None):
+            key = "quantities" if self.quantities is not None else "schedule"
+            raise ConfigError(
+                "an excluding rule measures nothing; remove this key or exclude: true", key=key
+            )
+        if None not in (self.min_depth, self.max_depth) and self.min_depth > self.max_depth:  # type: ignore[operator]
+            raise ConfigError(
+                f"got {self.min_depth}, must not exceed max_depth, which is {self.max_depth}",
+                key="min_depth",
+            )
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written, and where.
+
+    Args:
+        group: First part of every tag; two monitors in one run need different ones.
+        directory: Folder for the event file instead of the logger's own run folder.
+        headline: Write about ten scalars on the whole model under ``group/``.
+        records: Write the full record, one tensor per quantity and captured step, that
+            ``jacoscope.read_run`` and the Sensitivity tab read.
+        pictures: Quantities drawn as a layer × step picture in the Images tab.
+        histograms: Write ``grad_histogram``, where it is watched, to the Histograms tab.
+        layer_scalars: Quantities also written as one scalar chart per parameter, which is many.
+        card: Write a text card that explains every tag and shows the configuration.
+        custom_scalars: Write a layout for the Custom Scalars tab; it replaces one of your own.
+
+    Raises:
+        ConfigError: If ``group`` is empty or has characters that TensorBoard rewrites.
+    """
+
+    group: str = "sensitivity"
+    directory: str | None = None
+    headline: bool = True
+    records: bool = True
+    pictures: tuple[QuantityName, ...] = ("grad_rms", "update_ratio")
+    histograms: bool = True
+    layer_scalars: tuple[QuantityName, ...] = ()
+    card: bool = True
+    custom_scalars: bool = False
+
+    def __post_init__(self) -> None:
+        coerce_fields(self)
+        if not self.group or not all(char.isalnum() or char in "_-." for char in self.group):
+            raise ConfigError(
+                f"got {self.group!r}, must be letters, digits, '_', '-' or '.', such as "
+                "'sensitivity'",
+                key="group",
+            )
+        for key in ("pictures", "layer_scalars"):
+            if "grad_histogram" in getattr(self, key):
+                raise ConfigError(
+                    "grad_histogram has many values per layer; use histograms: true instead",
+                    key=key,
+                )
+
+
+@dataclass(frozen=True)
+class MonitorConfig:
+    """Everything that the monitor can be told.
+
+    Args:
+        quantities: What to measure on the parameters that are watched.
+        layers: Rules on which parameters are watched; the first that matches a parameter decides.
+            With no rules every parameter is watched; with some, a parameter that none matches is
+            not.
+        schedule: When to capture.
+        output: What is written, and where.
+        on_error: What a fault inside the monitor does: ``warn`` warns once, drops what failed and
+            goes on; ``raise`` stops the training.
+
+    Raises:
+        ConfigError: If a value has the wrong type, or a name is unknown.
+    """
+
+    quantities: tuple[QuantityName, ...] = DEFAULT_QUANTITIES
+    layers: tuple[LayerRule, ...] = ()
+    schedule: Schedule = Schedule()
+    output: Output = Output()
+    on_error: Literal["warn", "raise"] = "warn"
+
+    def __post_init__(self) -> None:
+        coerce_fields(self)
+        if not self.quantities:
+            raise ConfigError("is empty; name at least one quantity", key="quantities")
+
+    def to_dict(self) -> dict[str, object]:
+        """The configuration as plain values, as YAML would write it."""
+        plain = dataclasses.asdict(self)
+        return {key: _plain(value) for key, value in plain.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if callable(value):
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return f"{value.__module__}.{name}"
+    return value
+
+
+def _check_regex(pattern: str | None) -> None:
+    import re
+
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        raise ConfigError(
+            f"{pattern!r} is not a regular expression ({error}); escape special characters with "
+            "a backslash, or use match for a glob pattern",
+            key="regex",
+        ) from None

@@ -1,0 +1,58 @@
+"""What becomes of a fault inside the monitor: the training goes on, and someone is told once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+__all__ = ["Faults", "MonitorWarning"]
+
+
+class MonitorWarning(UserWarning):
+    """Something inside the monitor failed, or a rule has no effect; the training is unharmed."""
+
+
+class Faults:
+    """Catches what fails inside the monitor.
+
+    Args:
+        policy: ``warn`` warns once per subject and goes on; ``raise`` lets the exception pass.
+
+    Attributes:
+        reasons: By subject, why it last failed.
+    """
+
+    def __init__(self, policy: Literal["warn", "raise"]) -> None:
+        self.policy = policy
+        self.reasons: dict[str, str] = {}
+
+    @contextmanager
+    def contain(self, subject: str, clean_up: Callable[[], object] | None = None) -> Iterator[None]:
+        """Run a stage whose failure must not reach the training.
+
+        Args:
+            subject: What is lost if it fails, in the words of the warning.
+            clean_up: Called if it fails, whatever the policy.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if clean_up is not None:
+                clean_up()
+            if not isinstance(error, Exception) or self.policy == "raise":
+                raise
+            self.note(subject, f"{type(error).__name__}: {error}")
+
+    def note(self, subject: str, reason: str) -> None:
+        """Record that ``subject`` is lost, and warn the first time."""
+        first = subject not in self.reasons
+        self.reasons[subject] = reason
+        if first:
+            warnings.warn(
+                f"jacoscope: {subject} failed and is left out; training goes on ({reason}); "
+                "set on_error: raise to stop instead",
+                MonitorWarning,
+                stacklevel=2,
+            )

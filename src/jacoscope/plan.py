@@ -1,0 +1,67 @@
+"""The plan of a run: which targets are captured together, and the records that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jacoscope.capture import Wanted
+from jacoscope.config import QuantityName, Schedule
+from jacoscope.quantities import QUANTITIES, inputs_of
+from jacoscope.record import Axis
+from jacoscope.schedule import Timetable
+from jacoscope.selection import Selection, Target
+
+__all__ = ["Lane", "headline_lane", "lanes_of", "quantities_of", "wanted_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """Targets that share a schedule, and the axes of the records that they make.
+
+    Args:
+        timetable: When they are captured.
+        targets: The parameters.
+        axes: By quantity, the parameters that it is measured on.
+    """
+
+    timetable: Timetable
+    targets: tuple[Target, ...]
+    axes: Mapping[QuantityName, Axis]
+
+
+def lanes_of(selection: Selection) -> tuple[Lane, ...]:
+    """The lanes of a selection, one per schedule."""
+    schedules = dict.fromkeys(target.schedule for target in selection.targets)
+    return tuple(
+        _lane(schedule, tuple(t for t in selection.targets if t.schedule == schedule))
+        for schedule in schedules
+    )
+
+
+def _lane(schedule: Schedule, targets: tuple[Target, ...]) -> Lane:
+    names = [name for name in QUANTITIES if any(name in t.quantities for t in targets)]
+    axes = {name: Axis.of([t for t in targets if name in t.quantities]) for name in names}
+    return Lane(Timetable(schedule), targets, axes)
+
+
+def headline_lane(lanes: Sequence[Lane], schedule: Schedule) -> Lane | None:
+    """The lane that headlines are on: the monitor's own schedule's, else the largest."""
+    own = [lane for lane in lanes if lane.targets[0].schedule == schedule]
+    return max(own or lanes, key=lambda lane: sum(t.numel for t in lane.targets), default=None)
+
+
+def wanted_of(lanes: Sequence[Lane]) -> list[Wanted]:
+    """What has to be captured for these lanes' quantities."""
+    wanted = []
+    for target in (target for lane in lanes for target in lane.targets):
+        inputs = [inputs_of(name) for name in target.quantities]
+        update = any("update" in item for item in inputs)
+        both = any({"update", "gradient"} <= item for item in inputs)
+        wanted.append(Wanted(target.name, target.info.parameter, update, both))
+    return wanted
+
+
+def quantities_of(lanes: Sequence[Lane]) -> list[QuantityName]:
+    """The quantities that these lanes record, each once."""
+    return list(dict.fromkeys(name for lane in lanes for name in lane.axes))

@@ -1,0 +1,129 @@
+"""Packing many parameters into few blocks, so that one kernel serves them all.
+
+Shape suffixes: R rows of a block, B scalars in a row, L parameters.
+
+Peers launch a kernel per quantity and parameter. Here the parameters are copied side by side into
+rows of a fixed width (one fused copy that also widens to double), a statistic is one reduction
+over all rows, and rows are added up by parameter. The number of kernels grows with the number of
+scalars over the chunk size, not with the number of parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["BLOCK_WIDTH", "BlockLayout", "Chunk", "accumulation_dtype", "rows_per_chunk"]
+
+BLOCK_WIDTH = 512
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of one parameter inside a chunk.
+
+    Args:
+        index: Which parameter.
+        start: First scalar of the stretch.
+        stop: One past its last scalar.
+        offset: Where it begins in the chunk's flat buffer.
+    """
+
+    index: int
+    start: int
+    stop: int
+    offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Pieces that are reduced together.
+
+    Args:
+        pieces: The stretches of parameters.
+        owners_R: Which parameter each row belongs to, shape (R,), int64, on the device.
+    """
+
+    pieces: tuple[Piece, ...]
+    owners_R: Tensor
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that the pieces take."""
+        return self.owners_R.numel()
+
+    def pack(self, tensors: Sequence[Tensor], out_RB: Tensor) -> Tensor:
+        """Copy the pieces of ``tensors`` into rows, zero where a row is not filled.
+
+        Args:
+            tensors: One tensor per parameter, any shape, floating point.
+            out_RB: Buffer with at least as many rows as the chunk.
+
+        Returns:
+            The chunk's rows, shape (R, B), a view of the buffer.
+        """
+        rows_RB = out_RB[: self.rows].zero_()
+        flat = rows_RB.view(-1)
+        targets = [flat[piece.offset :][: piece.stop - piece.start] for piece in self.pieces]
+        sources = [_flat(tensors[piece.index])[piece.start : piece.stop] for piece in self.pieces]
+        torch._foreach_copy_(targets, sources)
+        return rows_RB
+
+
+class BlockLayout:
+    """Where each of some parameters lies in the chunks.
+
+    Args:
+        sizes: Number of scalars of each parameter.
+        device: Where they are.
+        chunk_rows: Most rows in a chunk; by default what suits the device.
+    """
+
+    def __init__(
+        self, sizes: Sequence[int], device: torch.device, chunk_rows: int | None = None
+    ) -> None:
+        self.sizes = tuple(sizes)
+        self.chunk_rows = chunk_rows or rows_per_chunk(device)
+        self.chunks = tuple(self._chunks(device))
+
+    @property
+    def buffer_rows(self) -> int:
+        """Rows of a buffer that any of the chunks fits in."""
+        return max((chunk.rows for chunk in self.chunks), default=0)
+
+    def _chunks(self, device: torch.device) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        pieces: list[Piece] = []
+        owners: list[int] = []
+        for index, size in enumerate(self.sizes):
+            start = 0
+            while start < size:
+                room = self.chunk_rows - len(owners)
+                stop = min(size, start + room * BLOCK_WIDTH)
+                pieces.append(Piece(index, start, stop, len(owners) * BLOCK_WIDTH))
+                owners.extend([index] * -(-(stop - start) // BLOCK_WIDTH))
+                start = stop
+                if len(owners) == self.chunk_rows:
+                    chunks.append(Chunk(tuple(pieces), torch.tensor(owners, device=device)))
+                    pieces, owners = [], []
+        if pieces:
+            chunks.append(Chunk(tuple(pieces), torch.tensor(owners, device=device)))
+        return chunks
+
+
+def rows_per_chunk(device: torch.device) -> int:
+    """Rows that suit a device: what stays in a CPU's cache, or enough to fill an accelerator."""
+    return 512 if device.type == "cpu" else 8192
+
+
+def accumulation_dtype(device: torch.device) -> torch.dtype:
+    """The precision that sums are taken in: double, but for Apple's GPUs, which have none."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    return dense.detach().flatten()

@@ -1,0 +1,134 @@
+"""About ten numbers on the whole model, from the same statistics as the quantities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from jacoscope.quantities._quantity import FloatArray
+
+__all__ = ["HEADLINES", "Headline"]
+
+Statistics = Mapping[str, FloatArray]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A scalar over all parameters of a captured step that have the statistics it needs.
+
+    Args:
+        name: Its tag, under the monitor's group.
+        formula: Its definition; sums run over all scalars of the model's watched parameters.
+        unit: Its unit.
+        reading: What it tells a person.
+        needs: Names of the statistics that it is made of.
+        finish: From those statistics (and ``numel``), each of shape (L,), to the number.
+    """
+
+    name: str
+    formula: str
+    unit: str
+    reading: str
+    needs: tuple[str, ...]
+    finish: Callable[[Statistics], float]
+
+
+def _norm(statistic: str) -> Callable[[Statistics], float]:
+    return lambda s: float(np.sqrt(s[statistic].sum()))
+
+
+def _spread(s: Statistics) -> float:
+    rms = np.sqrt(s["grad_sq"] / s["numel"])
+    rms = rms[rms > 0]
+    return float(np.log10(rms.max() / rms.min())) if rms.size else float("nan")
+
+
+HEADLINES: tuple[Headline, ...] = (
+    Headline(
+        "grad_norm",
+        "√(Σ g²)",
+        "loss per unit of parameter",
+        "Gradient norm of the whole model, before clipping.",
+        ("grad_sq",),
+        _norm("grad_sq"),
+    ),
+    Headline(
+        "grad_max",
+        "max |g|",
+        "loss per unit of parameter",
+        "The most sensitive single weight of all.",
+        ("grad_abs_max",),
+        lambda s: float(s["grad_abs_max"].max()),
+    ),
+    Headline(
+        "grad_rms_spread",
+        "log₁₀(largest grad_rms / smallest non-zero grad_rms)",
+        "decades",
+        "How unevenly the gradient is spread over parameter tensors. Rising by decades: layers "
+        "vanish or explode against one another.",
+        ("grad_sq",),
+        _spread,
+    ),
+    Headline(
+        "grad_zero_fraction",
+        "#{g = 0} / #{g}",
+        "1",
+        "Share of weights that the step teaches nothing.",
+        ("grad_nonzero",),
+        lambda s: float(1 - s["grad_nonzero"].sum() / s["numel"].sum()),
+    ),
+    Headline(
+        "grad_nonfinite",
+        "#{g is nan or ±inf}",
+        "count",
+        "Anything above 0 is a fault.",
+        ("grad_nonfinite",),
+        lambda s: float(s["grad_nonfinite"].sum()),
+    ),
+    Headline(
+        "weight_norm",
+        "√(Σ θ²)",
+        "unit of parameter",
+        "Norm of all watched weights, before the step.",
+        ("weight_sq",),
+        _norm("weight_sq"),
+    ),
+    Headline(
+        "update_norm",
+        "√(Σ Δθ²)",
+        "unit of parameter",
+        "How far the optimiser moved.",
+        ("update_sq",),
+        _norm("update_sq"),
+    ),
+    Headline(
+        "update_ratio",
+        "√(Σ Δθ²) / √(Σ θ²)",
+        "1",
+        "Relative pace of training; about 1e-3 is a common rule of thumb.",
+        ("update_sq", "weight_sq"),
+        lambda s: float(np.sqrt(s["update_sq"].sum()) / np.sqrt(s["weight_sq"].sum())),
+    ),
+    Headline(
+        "update_cosine",
+        "−Σ Δθ g / (√(Σ Δθ²) √(Σ g²))",
+        "1",
+        "1: plain gradient descent; near 0: momentum, decay or preconditioning steer; below 0: "
+        "uphill for this batch.",
+        ("update_grad", "update_sq", "grad_sq"),
+        lambda s: float(
+            -s["update_grad"].sum() / np.sqrt(s["update_sq"].sum()) / np.sqrt(s["grad_sq"].sum())
+        ),
+    ),
+    Headline(
+        "saliency",
+        "Σ |θ g|",
+        "loss",
+        "How much the loss depends, to first order, on the weights being there.",
+        ("weight_grad_abs",),
+        lambda s: float(s["weight_grad_abs"].sum()),
+    ),
+)
+"""The headline scalars; ``coverage``, the share of trainable scalars measured, is added to them."""

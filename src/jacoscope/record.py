@@ -1,0 +1,188 @@
+"""Records: what a captured step says, with everything needed to read it.
+
+Shape suffixes: L parameters on an axis, N histogram bins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from jacoscope.config import QuantityName
+from jacoscope.quantities import HEADLINES, QUANTITIES, FloatArray
+from jacoscope.reduction import HostStatistics
+from jacoscope.selection import Target
+
+__all__ = ["Axis", "GradientInfo", "Record", "StepRecord", "finish_headline", "finish_record"]
+
+
+@dataclass(frozen=True)
+class GradientInfo:
+    """Which gradient the numbers of a step are of.
+
+    Args:
+        scaling: What factors have been taken out or are still in it.
+        clipping: Where clipping stands.
+        window: Batches accumulated into it.
+        full_window: Batches that a full accumulation window has.
+        ranks: Processes that it is reduced over.
+        reduction: How batches and ranks were reduced.
+        precision: The Trainer's precision setting.
+    """
+
+    scaling: str = "unscaled"
+    clipping: str = "before clipping"
+    window: int = 1
+    full_window: int = 1
+    ranks: int = 1
+    reduction: str = "gradient of the loss as returned by the training step"
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The layer axis of a record: which parameters, in which order.
+
+    Args:
+        names: Parameter names.
+        layers: Name of the layer that owns each.
+        kinds: Kind of each.
+        sizes: Number of scalars of each.
+    """
+
+    names: tuple[str, ...]
+    layers: tuple[str, ...]
+    kinds: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, targets: Sequence[Target]) -> Axis:
+        """The axis of these targets."""
+        return cls(
+            names=tuple(target.name for target in targets),
+            layers=tuple(target.info.layer for target in targets),
+            kinds=tuple(target.info.kind for target in targets),
+            sizes=tuple(target.numel for target in targets),
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of the axis; records with the same digest line up."""
+        text = json.dumps([self.names, self.sizes], ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One quantity at one captured step.
+
+    Args:
+        quantity: Its name; :data:`jacoscope.quantities.QUANTITIES` has its definition and unit.
+        axis: What the values run over.
+        values: Values, shape (L,), or (L, N) for a histogram; ``nan`` where missing.
+        missing: By parameter name, why its value is missing.
+    """
+
+    quantity: QuantityName
+    axis: Axis
+    values: FloatArray
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class StepRecord:
+    """All that one captured step says.
+
+    Args:
+        step: Optimiser steps before this one.
+        epoch: Epochs completed.
+        records: One record per quantity and axis.
+        headline: Scalars on the whole model, by name.
+        gradient: Which gradient they are of.
+        withheld: By quantity, why it could not be computed at all.
+        dtype: The precision of training, which is worth storing.
+    """
+
+    step: int
+    epoch: int
+    records: tuple[Record, ...]
+    headline: Mapping[str, float]
+    gradient: GradientInfo
+    withheld: Mapping[str, str] = field(default_factory=dict)
+    dtype: npt.DTypeLike = np.float32
+
+    @property
+    def missing(self) -> dict[str, dict[str, str]]:
+        """By quantity, then by parameter, why a value is missing."""
+        merged: dict[str, dict[str, str]] = {}
+        for record in self.records:
+            if record.missing:
+                merged.setdefault(record.quantity, {}).update(record.missing)
+        return merged
+
+
+def finish_record(
+    name: QuantityName, axis: Axis, statistics: HostStatistics, missing: Mapping[str, str]
+) -> Record:
+    """The values of a quantity from its statistics.
+
+    Args:
+        name: The quantity.
+        axis: The parameters it is wanted for.
+        statistics: What was measured; parameters that lack a statistic get ``nan``.
+        missing: By parameter name, why it could not be captured.
+    """
+    quantity = QUANTITIES[name]
+    columns = {need: _column(need, statistics) for need in quantity.needs}
+    have = [all(parameter in column for column in columns.values()) for parameter in axis.names]
+    present = [index for index, there in enumerate(have) if there]
+    inputs: dict[str, FloatArray] = {
+        need: np.array([column[axis.names[index]] for index in present], dtype=np.float64)
+        for need, column in columns.items()
+    }
+    inputs["numel"] = np.array([axis.sizes[index] for index in present], dtype=np.float64)
+    with np.errstate(all="ignore"):
+        finished = quantity.finish(inputs) if present else np.empty(0)
+    values = np.full((len(axis.names), *finished.shape[1:]), np.nan)
+    values[present] = finished
+    absent = {
+        name: missing.get(name, "it was not captured")
+        for name, there in zip(axis.names, have, strict=True)
+        if not there
+    }
+    return Record(name, axis, values, absent)
+
+
+def finish_headline(axis: Axis, statistics: HostStatistics) -> dict[str, float]:
+    """The headline scalars from the statistics of a step.
+
+    Args:
+        axis: The parameters that the headline is on.
+        statistics: What was measured; a scalar is over the parameters that have what it needs,
+            and is absent where none has.
+    """
+    scalars: dict[str, float] = {}
+    for headline in HEADLINES:
+        columns = [statistics.values.get(need, {}) for need in headline.needs]
+        present = [i for i, name in enumerate(axis.names) if all(name in c for c in columns)]
+        if not present:
+            continue
+        inputs: dict[str, FloatArray] = {
+            need: np.array([column[axis.names[index]] for index in present])
+            for need, column in zip(headline.needs, columns, strict=True)
+        }
+        inputs["numel"] = np.array([axis.sizes[index] for index in present], dtype=np.float64)
+        with np.errstate(all="ignore"):
+            scalars[headline.name] = headline.finish(inputs)
+    return scalars
+
+
+def _column(need: str, statistics: HostStatistics) -> Mapping[str, Any]:
+    return statistics.histograms if need == "histogram" else statistics.values.get(need, {})

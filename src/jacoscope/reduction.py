@@ -1,0 +1,114 @@
+"""Bringing statistics together: over devices, onto the host, and over ranks.
+
+Statistics of parameters are sums or maxima over a tensor's scalars, so parts combine before
+anything is divided. Under DDP every rank holds the same averaged gradient and the same weights, so
+each rank's statistics are already those of the global batch and rank zero alone computes them: no
+collective, nothing that one rank could wait for. Parameters that are split over ranks are withheld
+by the selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jacoscope.quantities import FloatArray, Measured
+
+__all__ = ["HostStatistics", "Transfer"]
+
+
+@dataclass(frozen=True)
+class HostStatistics:
+    """Statistics of a captured step, on the host.
+
+    Args:
+        values: By statistic, then by parameter.
+        histograms: Counts by parameter, shape (N,).
+    """
+
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    histograms: dict[str, FloatArray] = field(default_factory=dict)
+
+    def merge(self, other: HostStatistics) -> None:
+        """Take over what ``other`` holds; each parameter's statistic is in one of the two only."""
+        for name, values in other.values.items():
+            self.values.setdefault(name, {}).update(values)
+        self.histograms.update(other.histograms)
+
+
+class Transfer:
+    """Statistics on their way to the host: one copy per device, which nothing waits for.
+
+    Args:
+        measured: All that a captured step measured, on any number of devices.
+    """
+
+    def __init__(self, measured: Sequence[Measured]) -> None:
+        groups: dict[torch.device, list[Measured]] = {}
+        for part in measured:
+            groups.setdefault(part.device, []).append(part)
+        self._shipments = [_Shipment(parts) for parts in groups.values()]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether :meth:`result` would not have to wait."""
+        return all(shipment.is_done for shipment in self._shipments)
+
+    def result(self) -> HostStatistics:
+        """The statistics, waiting for the device if need be."""
+        merged = HostStatistics()
+        for shipment in self._shipments:
+            merged.merge(shipment.unpack())
+        return merged
+
+
+class _Shipment:
+    """What one device sends: every number of the captured step in one flat tensor."""
+
+    def __init__(self, parts: Sequence[Measured]) -> None:
+        self._contents = [(part.names, tuple(part.values_L)) for part in parts]
+        self._bins = [
+            part.histogram_LN.shape[1] if part.histogram_LN is not None else 0 for part in parts
+        ]
+        flat = torch.cat([_flat(part) for part in parts])
+        self._event: torch.cuda.Event | None = None
+        if flat.device.type == "cuda":
+            self._host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+            self._host.copy_(flat, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record(torch.cuda.current_stream(flat.device))
+        else:
+            self._host = flat.cpu()
+
+    @property
+    def is_done(self) -> bool:
+        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
+
+    def unpack(self) -> HostStatistics:
+        if self._event is not None:
+            self._event.synchronize()
+        numbers = self._host.numpy().astype(np.float64)
+        result = HostStatistics()
+        position = 0
+        for (names, statistics), bins in zip(self._contents, self._bins, strict=True):
+            for statistic in statistics:
+                values = numbers[position : position + len(names)]
+                position += len(names)
+                column = result.values.setdefault(statistic, {})
+                column.update(zip(names, values.tolist(), strict=True))
+            for name in names if bins else ():
+                result.histograms[name] = numbers[position : position + bins]
+                position += bins
+        assert position == len(numbers)
+        return result
+
+
+def _flat(part: Measured) -> Tensor:
+    pieces = [*part.values_L.values()]
+    if part.histogram_LN is not None:
+        pieces.append(part.histogram_LN.flatten())
+    return torch.cat(pieces)

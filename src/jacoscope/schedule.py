@@ -1,0 +1,79 @@
+"""When a step is captured."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+
+from jacoscope.config import Schedule
+from jacoscope.errors import ConfigError
+
+__all__ = ["Timetable"]
+
+
+class Timetable:
+    """Answers, step by step, whether a :class:`~jacoscope.config.Schedule` asks for a capture.
+
+    Args:
+        schedule: When to capture.
+
+    Raises:
+        ConfigError: If the schedule's hook cannot be imported.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._schedule = schedule
+        self._steps = sorted(set(schedule.steps))
+        self._hook = _resolve(schedule.hook)
+
+    def is_due(self, step: int, epoch: int, epoch_start: int) -> bool:
+        """Whether to capture this step.
+
+        Args:
+            step: Optimiser steps taken before this one in the run.
+            epoch: Epochs completed.
+            epoch_start: The step at which this epoch began.
+        """
+        if self._hook is not None:
+            answer = self._hook(step, epoch)
+            if answer is not None:
+                return bool(answer)
+        return self._next_regular(step, epoch_start) == step
+
+    def next_due(self, step: int, epoch_start: int) -> float:
+        """The first step from ``step`` on that may be captured, unless a new epoch begins before.
+
+        Returns:
+            ``step`` itself where a hook must be asked each time; infinity where none is left.
+        """
+        return step if self._hook is not None else self._next_regular(step, epoch_start)
+
+    def _next_regular(self, step: int, epoch_start: int) -> float:
+        schedule = self._schedule
+        if step < schedule.first or step - epoch_start < schedule.per_epoch:
+            return step
+        candidates: list[float] = []
+        candidates += [listed for listed in self._steps if listed >= step][:1]
+        if schedule.every:
+            candidates.append(math.ceil(step / schedule.every) * schedule.every)
+        return min(candidates, default=math.inf)
+
+
+def _resolve(
+    hook: Callable[[int, int], bool | None] | str | None,
+) -> Callable[[int, int], bool | None] | None:
+    if not isinstance(hook, str):
+        return hook
+    module_name, _, name = hook.replace(":", ".").rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{hook!r} cannot be imported ({error}); write package.module.function",
+            key="schedule.hook",
+        ) from None
+    if not callable(found):
+        raise ConfigError(f"{hook!r} is not callable; name a function", key="schedule.hook")
+    resolved: Callable[[int, int], bool | None] = found
+    return resolved

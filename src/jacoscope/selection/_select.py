@@ -1,0 +1,166 @@
+"""From a model and a configuration to what is watched, and why the rest is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from jacoscope.config import LayerRule, MonitorConfig, QuantityName, Schedule
+from jacoscope.errors import ConfigError
+from jacoscope.selection._match import explain_no_match, matches
+from jacoscope.selection._parameters import ParameterInfo, walk_parameters
+
+__all__ = ["LeftOut", "Selection", "Target", "select"]
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A watched parameter.
+
+    Args:
+        info: The parameter.
+        rule: Index of the rule that took it, or ``None`` where the configuration has no rules.
+        quantities: What is measured on it.
+        schedule: When.
+    """
+
+    info: ParameterInfo
+    rule: int | None
+    quantities: tuple[QuantityName, ...]
+    schedule: Schedule
+
+    @property
+    def name(self) -> str:
+        """The parameter's full name."""
+        return self.info.name
+
+    @property
+    def numel(self) -> int:
+        """Number of scalars in the parameter."""
+        return self.info.parameter.numel()
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """A parameter that is not watched.
+
+    Args:
+        info: The parameter.
+        rule: Index of the rule that excluded it, or ``None`` if none did.
+        reason: Why it is not watched.
+    """
+
+    info: ParameterInfo
+    rule: int | None
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What is watched in a model.
+
+    Args:
+        targets: The watched parameters, in the model's order.
+        left_out: The others, each with its reason.
+        shadowed: Indices of rules that match only parameters which earlier rules decide.
+    """
+
+    targets: tuple[Target, ...]
+    left_out: tuple[LeftOut, ...]
+    shadowed: tuple[int, ...]
+
+    @property
+    def coverage(self) -> float:
+        """Fraction of the model's trainable scalars that are watched; ``nan`` if it has none."""
+        watched = sum(t.numel for t in self.targets if t.info.parameter.requires_grad)
+        missed = sum(_size(left) for left in self.left_out if left.info.parameter.requires_grad)
+        return watched / (watched + missed) if watched + missed else float("nan")
+
+    @property
+    def is_final(self) -> bool:
+        """Whether no parameter still waits for its shape (lazy modules)."""
+        return not any(is_lazy(left.info.parameter) for left in self.left_out)
+
+
+def select(model: nn.Module, config: MonitorConfig, *, withheld: str | None = None) -> Selection:
+    """Decide for each parameter of ``model`` whether and how it is watched.
+
+    Args:
+        model: The model.
+        config: The rules.
+        withheld: Why no parameter can be measured in this run, if that is so.
+
+    Raises:
+        ConfigError: If a rule matches none of the model's parameters.
+    """
+    infos = walk_parameters(model)
+    _check_rules(config.layers, infos)
+    targets: list[Target] = []
+    left_out: list[LeftOut] = []
+    for info in infos:
+        index = _first_match(config.layers, info)
+        rule = config.layers[index] if index is not None else LayerRule()
+        reason = withheld or _unfit(info)
+        if config.layers and index is None:
+            reason = "no rule matches it"
+        elif rule.exclude:
+            reason = f"excluded by rule layers[{index}]"
+        if reason is not None:
+            left_out.append(LeftOut(info, index, reason))
+            continue
+        quantities = rule.quantities or config.quantities
+        targets.append(Target(info, index, quantities, rule.schedule or config.schedule))
+    taken = {target.rule for target in targets} | {left.rule for left in left_out}
+    shadowed = tuple(index for index in range(len(config.layers)) if index not in taken)
+    return Selection(tuple(targets), tuple(left_out), shadowed)
+
+
+def _check_rules(rules: Sequence[LayerRule], infos: Sequence[ParameterInfo]) -> None:
+    if not infos:
+        if rules:
+            raise ConfigError("the model has no parameters, so no rule can match", key="layers[0]")
+        return
+    for index, rule in enumerate(rules):
+        if not any(matches(rule, info) for info in infos):
+            raise explain_no_match(rule, infos, f"layers[{index}]")
+
+
+def _first_match(rules: Sequence[LayerRule], info: ParameterInfo) -> int | None:
+    return next((index for index, rule in enumerate(rules) if matches(rule, info)), None)
+
+
+def _unfit(info: ParameterInfo) -> str | None:
+    """Why a parameter cannot be measured at all, or ``None`` if it can."""
+    parameter = info.parameter
+    if is_lazy(parameter):
+        return "a lazy parameter that has no shape yet; it joins once the first batch has shaped it"
+    if not parameter.is_floating_point():
+        kind = "complex" if parameter.is_complex() else "not floating point"
+        return f"its type {parameter.dtype} is {kind}, which is not supported".replace("torch.", "")
+    if parameter.numel() == 0:
+        return "it has no elements"
+    if parameter.is_meta:
+        return "it is on the meta device and has no values"
+    return _sharded(info)
+
+
+def _sharded(info: ParameterInfo) -> str | None:
+    """Why a parameter that is split over processes is withheld, or ``None`` if it is whole."""
+    from torch.distributed import is_available
+
+    if not is_available():
+        return None
+    from torch.distributed.fsdp import FlatParameter, FullyShardedDataParallel
+    from torch.distributed.tensor import DTensor
+
+    split = isinstance(info.parameter, DTensor | FlatParameter)
+    if split or any(isinstance(module, FullyShardedDataParallel) for module in info.ancestors):
+        return "it is sharded over processes (FSDP, tensor parallel), which is not supported yet"
+    return None
+
+
+def _size(left: LeftOut) -> int:
+    return 0 if is_lazy(left.info.parameter) else left.info.parameter.numel()

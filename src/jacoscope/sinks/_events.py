@@ -1,0 +1,74 @@
+"""Raw TensorBoard events: tensors and texts that a plugin reads.
+
+Torch's ``SummaryWriter.add_tensor`` sets no data class, and without one TensorBoard's fast loader
+drops tensors, so the events are built here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from tensorboard.compat.proto.summary_pb2 import (
+    DATA_CLASS_TENSOR,
+    Summary,
+    SummaryMetadata,
+)
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_STRING
+
+__all__ = ["PLUGIN_NAME", "EventWriter", "add_values", "tensor_value", "text_value"]
+
+PLUGIN_NAME = "jacoscope"
+
+_TYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.float64): DT_DOUBLE}
+
+
+class EventWriter(Protocol):
+    """The part of ``torch.utils.tensorboard.SummaryWriter`` that raw events need."""
+
+    def _get_file_writer(self) -> Any: ...
+
+
+def tensor_value(tag: str, array: npt.NDArray[Any], content: bytes | None = None) -> Any:
+    """A summary value holding a float32 or float64 array.
+
+    Args:
+        tag: Its tag.
+        array: The array, any shape.
+        content: The plugin's metadata; readers keep that of a tag's first event only, so later
+            ones can leave it out.
+    """
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in array.shape])
+    tensor = TensorProto(
+        dtype=_TYPES[array.dtype],
+        tensor_shape=shape,
+        tensor_content=np.ascontiguousarray(array).tobytes(),
+    )
+    return Summary.Value(tag=tag, tensor=tensor, metadata=_metadata(content))
+
+
+def text_value(tag: str, text: str, content: bytes | None = None) -> Any:
+    """A summary value holding a text; see :func:`tensor_value`."""
+    tensor = TensorProto(
+        dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[text.encode()]
+    )
+    return Summary.Value(tag=tag, tensor=tensor, metadata=_metadata(content))
+
+
+def add_values(writer: EventWriter, values: list[Any], step: int) -> None:
+    """Write values as one event."""
+    # There is no public way to write a summary of one's own through torch's SummaryWriter, and a
+    # second event file beside the logger's would not be read while the first still grows.
+    writer._get_file_writer().add_summary(Summary(value=values), step)
+
+
+def _metadata(content: bytes | None) -> Any:
+    if content is None:
+        return None
+    metadata = SummaryMetadata(data_class=DATA_CLASS_TENSOR)
+    metadata.plugin_data.plugin_name = PLUGIN_NAME
+    metadata.plugin_data.content = content
+    return metadata

@@ -1,0 +1,155 @@
+"""A picture of a quantity: layers down, captured steps across."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from jacoscope.quantities import FloatArray, Quantity
+from jacoscope.sinks._history import History
+
+__all__ = ["ROWS_PER_PAGE", "draw_heatmap", "page_count"]
+
+ROWS_PER_PAGE = 40
+_NAME_LENGTH = 44
+_ZERO, _NONFINITE, _MISSING = "#8c8c8c", "#d62728", "#ececec"
+
+
+def page_count(history: History) -> int:
+    """Number of pictures that a quantity's layers take."""
+    return max(1, -(-len(history.axis.names) // ROWS_PER_PAGE))
+
+
+def draw_heatmap(
+    quantity: Quantity, history: History, page: int = 0, missing: frozenset[str] = frozenset()
+) -> npt.NDArray[np.uint8]:
+    """The picture, shape (height, width, 3).
+
+    Colours are viridis, which reads in print and for the colour-blind; signed quantities use a
+    scale that diverges from zero. Zeros on a logarithmic scale, values that are not finite and
+    values that are missing have colours of their own, named in a legend.
+
+    Args:
+        quantity: What is drawn.
+        history: Its values by captured step.
+        page: Which stretch of the layers.
+        missing: Parameters whose ``nan`` means missing rather than not a number.
+    """
+    first = page * ROWS_PER_PAGE
+    names = history.axis.names[first : first + ROWS_PER_PAGE]
+    values_LS = history.values_LS[first : first + ROWS_PER_PAGE]
+    height = 1.55 + 0.2 * max(len(names), 4)
+    figure = Figure(figsize=(10, height), dpi=110, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.33, 0.62 / height, 0.55, 1 - 1.4 / height))
+    norm, colours = _scale(quantity, history.values_LS)
+    rows = np.array([name in missing for name in names], dtype=bool)
+    painted = _paint(values_LS, rows, norm, colours, quantity.is_log)
+    axes.imshow(painted, aspect="auto", interpolation="nearest")
+    _label(axes, quantity, history, names, page)
+    _colour_bar(figure, axes, quantity, norm, colours, height)
+    _legend(axes, values_LS, rows, quantity.is_log)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()
+
+
+def _scale(quantity: Quantity, values_LS: FloatArray) -> tuple[Normalize, Any]:
+    finite = values_LS[np.isfinite(values_LS)]
+    if quantity.is_log:
+        positive = finite[finite > 0]
+        low, high = (positive.min(), positive.max()) if positive.size else (1e-1, 1.0)
+        low, high = (low / 2, high * 2) if high / low < 4 else (low, high)
+        return LogNorm(low, high), colormaps["viridis"]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    if low < 0:
+        reach = max(-low, high)
+        return TwoSlopeNorm(0.0, -reach, reach), colormaps["PuOr"]
+    if quantity.unit == "1":
+        low, high = 0.0, 1.0
+    return Normalize(low, high if high > low else low + 1), colormaps["viridis"]
+
+
+def _paint(
+    values_LS: FloatArray,
+    missing_L: npt.NDArray[np.bool_],
+    norm: Normalize,
+    colours: Any,
+    is_log: bool,
+) -> FloatArray:
+    drawable = np.isfinite(values_LS) & ((values_LS > 0) | (not is_log))
+    painted: FloatArray = colours(norm(np.where(drawable, values_LS, 1.0)))[..., :3]
+    painted[~drawable & (values_LS == 0)] = _rgb(_ZERO)
+    painted[~np.isfinite(values_LS)] = _rgb(_NONFINITE)
+    painted[np.isnan(values_LS) & missing_L[:, None]] = _rgb(_MISSING)
+    return painted
+
+
+def _label(
+    axes: Axes, quantity: Quantity, history: History, names: tuple[str, ...], page: int
+) -> None:
+    axes.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=8)
+    places = np.unique(np.linspace(0, len(history) - 1, min(len(history), 9)).round().astype(int))
+    axes.set_xticks(places, [str(history.steps[place]) for place in places], fontsize=8)
+    thinned = "; each column the largest of several steps" if history.is_thinned else ""
+    axes.set_xlabel(f"captured step{thinned}", fontsize=9)
+    pages = page_count(history)
+    which = f", layers {page + 1} of {pages}" if pages > 1 else ""
+    axes.set_title(f"{quantity.title} by parameter and step{which}\n", fontsize=11, loc="left")
+    axes.text(
+        0, 1.0, f"{quantity.formula}\n", transform=axes.transAxes, fontsize=8, va="center",
+        color="#444444",
+    )  # fmt: skip
+    axes.tick_params(length=2)
+    for row in range(1, len(names)):
+        axes.axhline(row - 0.5, color="white", linewidth=0.4)
+
+
+def _colour_bar(
+    figure: Figure, axes: Axes, quantity: Quantity, norm: Normalize, colours: Any, height: float
+) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    place = axes.get_position()
+    bar_axes = figure.add_axes((place.x1 + 0.015, place.y0, 0.016, place.height))
+    bar = figure.colorbar(ScalarMappable(norm, colours), cax=bar_axes)
+    unit = "" if quantity.unit == "1" else quantity.unit
+    bar.set_label(unit if height > 2.6 else "", fontsize=8)
+    bar.ax.tick_params(labelsize=8)
+
+
+def _legend(
+    axes: Axes, values_LS: FloatArray, missing_L: npt.NDArray[np.bool_], is_log: bool
+) -> None:
+    absent = np.isnan(values_LS) & missing_L[:, None]
+    entries = (
+        (is_log and bool((values_LS == 0).any()), _ZERO, "zero"),
+        (bool((~np.isfinite(values_LS) & ~absent).any()), _NONFINITE, "not finite"),
+        (bool(absent.any()), _MISSING, "missing"),
+    )
+    patches = [Patch(facecolor=colour, label=name) for shown, colour, name in entries if shown]
+    if patches:
+        axes.legend(
+            handles=patches, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, fontsize=8,
+            frameon=False, borderaxespad=0.2,
+        )  # fmt: skip
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    return tuple(int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5))
+
+
+def _short(name: str) -> str:
+    """The name, its middle left out if it is too long for the margin."""
+    if len(name) <= _NAME_LENGTH:
+        return name
+    tail = name[-(_NAME_LENGTH * 2 // 3) :]
+    return f"{name[: _NAME_LENGTH - len(tail) - 1]}…{tail}"

@@ -1,0 +1,97 @@
+"""The past of a quantity, thinned so that its length stays bounded.
+
+Shape suffixes: L parameters, S columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jacoscope.quantities import FloatArray
+from jacoscope.record import Axis
+
+__all__ = ["History"]
+
+
+class History:
+    """Values of a quantity by captured step.
+
+    When there are more columns than allowed, neighbours are merged, keeping of each pair the value
+    of larger magnitude, and one that is not finite above all: peaks and faults survive.
+
+    Args:
+        axis: The parameters.
+        columns: Most columns to keep.
+    """
+
+    def __init__(self, axis: Axis, columns: int = 240) -> None:
+        self.axis = axis
+        self._limit = columns
+        self._steps: list[int] = []
+        self._values: list[FloatArray] = []
+        self.last_step = -1
+        self.is_thinned = False
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @property
+    def steps(self) -> list[int]:
+        """The first step of each column."""
+        return list(self._steps)
+
+    @property
+    def values_LS(self) -> FloatArray:
+        """The values, shape (L, S)."""
+        return np.stack(self._values, axis=1)
+
+    def append(self, step: int, values_L: FloatArray) -> None:
+        """Add a captured step; one that is already there, or later ones, are replaced by it."""
+        while self._steps and self._steps[-1] >= step:
+            self._steps.pop()
+            self._values.pop()
+        self._steps.append(step)
+        self._values.append(values_L.copy())
+        self.last_step = step
+        if len(self._steps) > self._limit:
+            self._thin()
+
+    def _thin(self) -> None:
+        kept = len(self._steps) % 2  # an odd one out, the newest, stays as it is
+        pairs = range(0, len(self._steps) - kept, 2)
+        values = [_larger(self._values[index], self._values[index + 1]) for index in pairs]
+        self._values = values + self._values[len(self._values) - kept :]
+        self._steps = [self._steps[index] for index in pairs] + self._steps[
+            len(self._steps) - kept :
+        ]
+        self.is_thinned = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history as plain values."""
+        return {
+            "digest": self.axis.digest,
+            "steps": list(self._steps),
+            "values": [values.tolist() for values in self._values],
+            "last_step": self.last_step,
+            "is_thinned": self.is_thinned,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up a history, unless it is of other parameters."""
+        if state.get("digest") != self.axis.digest:
+            return
+        self._steps = [int(step) for step in state["steps"]]
+        self._values = [np.array(values, dtype=np.float64) for values in state["values"]]
+        self.last_step = int(state["last_step"])
+        self.is_thinned = bool(state["is_thinned"])
+
+
+def _larger(first: FloatArray, second: FloatArray) -> FloatArray:
+    size_1, size_2 = (
+        np.where(np.isfinite(values), np.abs(values), np.where(np.isinf(values), np.inf, -1.0))
+        for values in (first, second)
+    )
+    return np.where(size_1 > size_2, first, second)

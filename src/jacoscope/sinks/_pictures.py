@@ -1,0 +1,91 @@
+"""Layer × step pictures, drawn now and then and at the end of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jacoscope.config import QuantityName
+from jacoscope.quantities import QUANTITIES
+from jacoscope.record import StepRecord
+from jacoscope.sinks._history import History
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+__all__ = ["Pictures"]
+
+_FIRST_DRAWING = 8
+_GROWTH = 1.5
+
+
+class Pictures:
+    """Draws chosen quantities as layer × step pictures.
+
+    Drawing takes a few tenths of a second, so it is done after 8, 12, 18, 27, … captures, which
+    costs less and less of the run, and once more when the run ends.
+
+    Args:
+        writer: The event file.
+        group: The monitor's group.
+        quantities: What to draw, where it is measured.
+    """
+
+    def __init__(
+        self, writer: SummaryWriter, group: str, quantities: Sequence[QuantityName]
+    ) -> None:
+        self._writer = writer
+        self._group = group
+        self._quantities = quantities
+        self._histories: dict[tuple[str, str], History] = {}
+        self._missing: dict[tuple[str, str], frozenset[str]] = {}
+        self._restored: dict[str, Any] = {}
+        self._captures = 0
+        self._next_drawing = _FIRST_DRAWING
+        self._drawn_at = -1
+
+    def write(self, record: StepRecord) -> None:
+        """Take up a captured step, and draw if it is time."""
+        for item in record.records:
+            if item.quantity not in self._quantities:
+                continue
+            key = (str(item.quantity), item.axis.digest)
+            if key not in self._histories:
+                self._histories[key] = History(item.axis)
+                self._histories[key].load_state_dict(self._restored.get("/".join(key), {}))
+            self._histories[key].append(record.step, item.values)
+            self._missing[key] = frozenset(item.missing)
+        self._captures += 1
+        if self._captures >= self._next_drawing:
+            self._next_drawing = int(self._captures * _GROWTH)
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw every picture that has changed since it was last drawn."""
+        latest = max((history.last_step for history in self._histories.values()), default=-1)
+        if latest == self._drawn_at:
+            return
+        # Matplotlib takes half a second to import, which runs without pictures need not pay.
+        from jacoscope.sinks._heatmap import draw_heatmap, page_count
+
+        self._drawn_at = latest
+        several = {
+            key[0] for key in self._histories if sum(key[0] == k[0] for k in self._histories) > 1
+        }
+        for key, history in self._histories.items():
+            name, digest = key
+            quantity = QUANTITIES[name]  # type: ignore[index]
+            for page in range(page_count(history)):
+                image = draw_heatmap(quantity, history, page, self._missing[key])
+                parts = [name, digest] if name in several else [name]
+                parts += [str(page + 1)] if page_count(history) > 1 else []
+                tag = f"{self._group}_layers_by_step/{'_'.join(parts)}"
+                self._writer.add_image(tag, image, latest, dataformats="HWC")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The histories as plain values."""
+        return {"/".join(key): history.state_dict() for key, history in self._histories.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up histories, to be continued by the steps that follow."""
+        self._restored = dict(state)

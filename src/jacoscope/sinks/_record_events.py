@@ -1,0 +1,130 @@
+"""The full record as events: one tensor per quantity and captured step, with a layer axis.
+
+Tags, with the monitor's group and the digest of the axis:
+
+- ``jacoscope/GROUP/QUANTITY/DIGEST``: values, shape (L,) or (L, N); the tag's metadata holds the
+  axis (names, layers, kinds, sizes), the unit and, for histograms, the edges.
+- ``jacoscope/GROUP/.steps``: the epoch of every captured step, shape (1,).
+- ``jacoscope/GROUP/.status``: a text, written when it changes: which gradient the numbers are of,
+  and what is missing and why.
+- ``jacoscope/GROUP/.run``: a text: configuration, parameters, reasons for what is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES
+from jacoscope.record import Record, StepRecord
+from jacoscope.sinks._events import EventWriter, add_values, tensor_value, text_value
+from jacoscope.sinks._sink import RunInfo
+
+__all__ = ["SCHEMA_VERSION", "RecordEvents", "describe_run"]
+
+SCHEMA_VERSION = 1
+
+
+class RecordEvents:
+    """Writes full records into an event file.
+
+    Args:
+        writer: The event file.
+        group: The monitor's group.
+    """
+
+    def __init__(self, writer: EventWriter, group: str) -> None:
+        self._writer = writer
+        self._prefix = f"jacoscope/{group}"
+        self._described: set[str] = set()
+        self._status = ""
+        self._run: str | None = None
+
+    def open(self, run: RunInfo) -> None:
+        """Take note of what is watched, to be written with the next step."""
+        self._run = json.dumps(describe_run(run), ensure_ascii=False)
+
+    def write(self, record: StepRecord) -> None:
+        """Write one captured step as a single event."""
+        epoch = np.array([record.epoch], dtype=np.float32)
+        values = [self._tensor(f"{self._prefix}/.steps", epoch, {"quantity": ".steps"})]
+        for item in record.records:
+            tag = f"{self._prefix}/{item.quantity}/{item.axis.digest}"
+            values.append(self._tensor(tag, item.values.astype(record.dtype), _schema(item)))
+        if self._run is not None:
+            values.append(self._text(".run", self._run))
+            self._run = None
+        status = json.dumps(_status(record), ensure_ascii=False, sort_keys=True)
+        if status != self._status:
+            values.append(self._text(".status", status))
+            self._status = status
+        add_values(self._writer, values, record.step)
+
+    def _tensor(self, tag: str, array: Any, schema: dict[str, Any]) -> Any:
+        return tensor_value(tag, array, self._first(tag, schema))
+
+    def _text(self, name: str, text: str) -> Any:
+        tag = f"{self._prefix}/{name}"
+        return text_value(tag, text, self._first(tag, {"quantity": name}))
+
+    def _first(self, tag: str, schema: dict[str, Any]) -> bytes | None:
+        if tag in self._described:
+            return None
+        self._described.add(tag)
+        return json.dumps({"version": SCHEMA_VERSION, **schema}, ensure_ascii=False).encode()
+
+
+def describe_run(run: RunInfo) -> dict[str, Any]:
+    """What a record says of the run as a whole, as plain values."""
+    parameters = [
+        {
+            "parameter": target.name,
+            "aliases": list(target.info.aliases),
+            "layer": target.info.layer,
+            "type": target.info.layer_type,
+            "kind": target.info.kind,
+            "shape": list(target.info.parameter.shape),
+            "size": target.numel,
+            "rule": target.rule,
+            "quantities": list(target.quantities),
+        }
+        for target in run.selection.targets
+    ]
+    left_out = [
+        {"parameter": left.info.name, "layer": left.info.layer, "reason": left.reason}
+        for left in run.selection.left_out
+    ]
+    return {
+        "version": SCHEMA_VERSION,
+        "versions": dict(run.versions),
+        "config": run.config.to_dict(),
+        "parameters": parameters,
+        "left_out": left_out,
+    }
+
+
+def _schema(record: Record) -> dict[str, Any]:
+    quantity = QUANTITIES[record.quantity]
+    schema: dict[str, Any] = {
+        "quantity": quantity.name,
+        "title": quantity.title,
+        "unit": quantity.unit,
+        "log": quantity.is_log,
+        "names": record.axis.names,
+        "layers": record.axis.layers,
+        "kinds": record.axis.kinds,
+        "sizes": record.axis.sizes,
+    }
+    if record.values.ndim > 1:
+        schema["edges"] = HISTOGRAM_EDGES.tolist()
+    return schema
+
+
+def _status(record: StepRecord) -> dict[str, Any]:
+    return {
+        "gradient": vars(record.gradient),
+        "missing": record.missing,
+        "withheld": dict(record.withheld),
+    }

@@ -1,0 +1,86 @@
+"""What a sink is: somewhere that records go."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jacoscope.config import MonitorConfig
+from jacoscope.record import StepRecord
+from jacoscope.selection import Selection
+
+__all__ = ["MemorySink", "RunInfo", "Sink"]
+
+
+@dataclass(frozen=True, eq=False)
+class RunInfo:
+    """What a sink may say of the run as a whole.
+
+    Args:
+        config: The monitor's configuration.
+        selection: What is watched.
+        versions: Versions of the packages at work.
+    """
+
+    config: MonitorConfig
+    selection: Selection
+    versions: Mapping[str, str]
+
+
+class Sink(abc.ABC):
+    """Somewhere that records go."""
+
+    #: What is lost if it fails, in the words of the warning.
+    subject: str
+
+    @abc.abstractmethod
+    def open(self, run: RunInfo) -> None:
+        """Take note of the run; called once, and again if what is watched has changed."""
+
+    @abc.abstractmethod
+    def write(self, record: StepRecord) -> None:
+        """Write one captured step."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Write what is still to be written and let go of every resource."""
+
+    @abc.abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has to keep, as plain values."""
+
+    @abc.abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what a checkpoint kept."""
+
+
+class MemorySink(Sink):
+    """Keeps every record in a list, for notebooks and tests.
+
+    Attributes:
+        records: What was written, in order.
+    """
+
+    subject = "keeping records in memory"
+
+    def __init__(self) -> None:
+        self.records: list[StepRecord] = []
+
+    def open(self, run: RunInfo) -> None:
+        """Nothing to note."""
+
+    def write(self, record: StepRecord) -> None:
+        """Keep the record."""
+        self.records.append(record)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to keep."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take up."""
