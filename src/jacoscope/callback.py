@@ -113,7 +113,10 @@ class SensitivityMonitor(Callback, _OtherCallback):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and other processes get: the configuration and counters, no open files."""
-        return {**self.__dict__, "_session": None, "_state": self.state_dict()}
+        # Lightning puts the module's own log and log_dict on every callback; a copy would drag the
+        # whole module along.
+        kept = {key: value for key, value in vars(self).items() if key not in ("log", "log_dict")}
+        return {**kept, "_session": None, "_state": self.state_dict()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the configuration against the model, before anything runs."""

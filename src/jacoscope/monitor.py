@@ -47,14 +47,23 @@ class _CapturedStep:
     """A captured training step, from its beginning until its record is written."""
 
     def __init__(
-        self, step: int, epoch: int, lanes: Sequence[Lane], gauge: Gauge, contain: Contain
+        self,
+        step: int,
+        epoch: int,
+        lanes: Sequence[Lane],
+        headline_lanes: Sequence[Lane],
+        gauge: Gauge,
+        contain: Contain,
     ) -> None:
         self.step = step
         self.epoch = epoch
         self.lanes = lanes
+        self.headline_targets = [target for lane in headline_lanes for target in lane.targets]
         self.gradient = GradientInfo()
         self.measured: list[Measured] = []
-        self.capture = OptimizerStepCapture(wanted_of(lanes), self._measure, contain)
+        self.capture = OptimizerStepCapture(
+            wanted_of(headline_lanes or lanes), self._measure, contain
+        )
         self._gauge = gauge
         self._quantities = quantities_of(lanes)
 
@@ -150,7 +159,11 @@ class Monitor:
                 self._select()
             due = [lane for lane in self._lanes if lane.timetable.is_due(step, epoch, epoch_start)]
             if due:
-                self._open = _CapturedStep(step, epoch, due, self._gauge, self._containing_capture)
+                # Headlines are always on all that is watched, or their charts would jump.
+                everything = self._lanes if self._headline_lane in due else ()
+                self._open = _CapturedStep(
+                    step, epoch, due, everything, self._gauge, self._containing_capture
+                )
         return self._open is not None
 
     def next_due(self, step: int, epoch_start: int = 0) -> float:
@@ -265,20 +278,20 @@ class Monitor:
         )
 
     def _headline(self, closed: _CapturedStep, statistics: HostStatistics) -> dict[str, float]:
-        lane = self._headline_lane
-        if lane is None or all(due is not lane for due in closed.lanes):
+        if not closed.headline_targets:
             return {}
         with self.faults.contain("the headline"):
             return {
-                **finish_headline(Axis.of(lane.targets), statistics),
-                "coverage": self._coverage(lane, closed.capture.missing),
+                **finish_headline(Axis.of(closed.headline_targets), statistics),
+                "coverage": self._coverage(closed),
             }
         return {}
 
-    def _coverage(self, lane: Lane, missing: Mapping[str, str]) -> float:
+    def _coverage(self, closed: _CapturedStep) -> float:
         """Share of the model's trainable scalars whose gradient this record has."""
+        missing = closed.capture.missing
         trainable = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
-        targets = [target for target in lane.targets if target.name not in missing]
+        targets = [target for target in closed.headline_targets if target.name not in missing]
         measured = sum(t.numel for t in targets if t.info.parameter.requires_grad)
         return measured / trainable if trainable else math.nan
 

@@ -46,7 +46,7 @@ def _lane(schedule: Schedule, targets: tuple[Target, ...]) -> Lane:
 
 
 def headline_lane(lanes: Sequence[Lane], schedule: Schedule) -> Lane | None:
-    """The lane that headlines are on: the monitor's own schedule's, else the largest."""
+    """The lane that headlines keep step with: the monitor's own schedule's, else the largest."""
     own = [lane for lane in lanes if lane.targets[0].schedule == schedule]
     return max(own or lanes, key=lambda lane: sum(t.numel for t in lane.targets), default=None)
 

@@ -1,5 +1,6 @@
 """Quantities: pure functions from tensors to additive statistics, and from those to values."""
 
+from jacoscope.quantities._blocks import block_buffer_bytes
 from jacoscope.quantities._measure import Measured, Meter
 from jacoscope.quantities._quantity import FloatArray, Quantity
 from jacoscope.quantities._statistics import STATISTICS, Block, Statistic
@@ -20,6 +21,7 @@ __all__ = [
     "Meter",
     "Quantity",
     "Statistic",
+    "block_buffer_bytes",
     "inputs_of",
     "statistics_for",
 ]

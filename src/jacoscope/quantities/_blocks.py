@@ -16,7 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["BLOCK_WIDTH", "BlockLayout", "Chunk", "accumulation_dtype", "rows_per_chunk"]
+__all__ = [
+    "BLOCK_WIDTH",
+    "BlockLayout",
+    "Chunk",
+    "accumulation_dtype",
+    "block_buffer_bytes",
+    "rows_per_chunk",
+]
 
 BLOCK_WIDTH = 512
 
@@ -117,6 +124,12 @@ class BlockLayout:
 def rows_per_chunk(device: torch.device) -> int:
     """Rows that suit a device: what stays in a CPU's cache, or enough to fill an accelerator."""
     return 512 if device.type == "cpu" else 8192
+
+
+def block_buffer_bytes(sizes: Sequence[int], device: torch.device) -> int:
+    """Memory that measuring parameters of these sizes takes: three buffers and two temporaries."""
+    rows = min(sum(-(-size // BLOCK_WIDTH) for size in sizes), rows_per_chunk(device))
+    return 5 * rows * BLOCK_WIDTH * accumulation_dtype(device).itemsize
 
 
 def accumulation_dtype(device: torch.device) -> torch.dtype:

@@ -42,9 +42,13 @@ class Meter:
 
     It keeps the layouts that it has worked out, which hold a few integers per parameter, and
     nothing else.
+
+    Args:
+        chunk_rows: Most rows of a chunk; by default what suits the device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, chunk_rows: int | None = None) -> None:
+        self._chunk_rows = chunk_rows
         self._layouts: dict[tuple[tuple[int, ...], torch.device], BlockLayout] = {}
 
     @torch.no_grad()
@@ -92,7 +96,7 @@ class Meter:
     def _layout(self, tensors: ParameterTensors) -> BlockLayout:
         key = (tensors.sizes, tensors.device)
         if key not in self._layouts:
-            self._layouts[key] = BlockLayout(*key)
+            self._layouts[key] = BlockLayout(*key, self._chunk_rows)
         return self._layouts[key]
 
 

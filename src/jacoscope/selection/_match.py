@@ -109,7 +109,8 @@ def _hint(name: str, rule: LayerRule, infos: Sequence[ParameterInfo]) -> str:
         return f"{_said(value)} matches no parameter of the model, whose kinds are {valid}"
     if name == "type":
         valid_types = (type(module).__name__ for info in infos for module in info.ancestors)
-        return f"{_said(value)} matches no module of the model; {nearest(_many(value)[0], valid_types)}"
+        hint = nearest(_many(value)[0], valid_types)
+        return f"{_said(value)} matches no module of the model; {hint}"
     names = [*(info.layer for info in infos if info.layer), *(info.name for info in infos)]
     bare = re.sub(r"[*?\[\]^$\\()|+]", "", _many(value)[0]).strip(".")
     return f"{_said(value)} matches no parameter or layer of the model; {nearest(bare, names)}"

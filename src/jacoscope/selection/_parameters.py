@@ -19,6 +19,7 @@ class ParameterInfo:
     """One parameter of a model.
 
     Args:
+        index: Its place in the model's own order.
         name: Full name, as ``named_parameters`` gives it, without the parts that wrappers such as
             ``torch.compile`` add.
         parameter: The tensor itself.
@@ -30,6 +31,7 @@ class ParameterInfo:
         kind: What the parameter is for.
     """
 
+    index: int
     name: str
     parameter: nn.Parameter
     layer: str
@@ -64,15 +66,20 @@ def walk_parameters(model: nn.Module) -> tuple[ParameterInfo, ...]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
         parameters[id(parameter)] = parameter
-    return tuple(_describe(model, parameters[key], names[key]) for key in names)
+    return tuple(
+        _describe(model, index, parameters[key], names[key]) for index, key in enumerate(names)
+    )
 
 
-def _describe(model: nn.Module, parameter: nn.Parameter, names: list[str]) -> ParameterInfo:
+def _describe(
+    model: nn.Module, index: int, parameter: nn.Parameter, names: list[str]
+) -> ParameterInfo:
     path, _, own_name = names[0].rpartition(".")
     parts = path.split(".") if path else []
     around = [model.get_submodule(".".join(parts[: end + 1])) for end in range(len(parts))]
     owner = around[-1] if around else model
     return ParameterInfo(
+        index=index,
         name=clean_name(names[0]),
         parameter=parameter,
         layer=clean_name(path),

@@ -66,11 +66,13 @@ class Selection:
         targets: The watched parameters, in the model's order.
         left_out: The others, each with its reason.
         shadowed: Indices of rules that match only parameters which earlier rules decide.
+        is_final: Whether every parameter had its shape; if not (lazy modules), select again later.
     """
 
     targets: tuple[Target, ...]
     left_out: tuple[LeftOut, ...]
     shadowed: tuple[int, ...]
+    is_final: bool
 
     @property
     def coverage(self) -> float:
@@ -78,11 +80,6 @@ class Selection:
         watched = sum(t.numel for t in self.targets if t.info.parameter.requires_grad)
         missed = sum(_size(left) for left in self.left_out if left.info.parameter.requires_grad)
         return watched / (watched + missed) if watched + missed else float("nan")
-
-    @property
-    def is_final(self) -> bool:
-        """Whether no parameter still waits for its shape (lazy modules)."""
-        return not any(is_lazy(left.info.parameter) for left in self.left_out)
 
 
 def select(model: nn.Module, config: MonitorConfig, *, withheld: str | None = None) -> Selection:
@@ -115,7 +112,9 @@ def select(model: nn.Module, config: MonitorConfig, *, withheld: str | None = No
         targets.append(Target(info, index, quantities, rule.schedule or config.schedule))
     taken = {target.rule for target in targets} | {left.rule for left in left_out}
     shadowed = tuple(index for index in range(len(config.layers)) if index not in taken)
-    return Selection(tuple(targets), tuple(left_out), shadowed)
+    # A lazy parameter changes in place once it has a shape, so it must be noted now.
+    is_final = not any(is_lazy(info.parameter) for info in infos)
+    return Selection(tuple(targets), tuple(left_out), shadowed, is_final)
 
 
 def _check_rules(rules: Sequence[LayerRule], infos: Sequence[ParameterInfo]) -> None:

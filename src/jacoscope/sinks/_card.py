@@ -63,11 +63,12 @@ def _headline(config: MonitorConfig) -> str:
     if not config.output.headline:
         return ""
     group = config.output.group
-    rows = [(f"{group}/{item.name}", item.formula, item.unit, item.reading) for item in HEADLINES]
+    rows = [(item.name, item.formula, item.unit, item.reading) for item in HEADLINES]
     share = "Share of the model that these numbers are on."
-    rows.append((f"{group}/coverage", "measured / trainable scalars", "1", share))
+    rows.append(("coverage", "measured / trainable scalars", "1", share))
     return (
-        f"## Headline scalars\n\nSums run over all watched parameters.\n\n{_table('scalar', rows)}"
+        f"## Headline scalars\n\nScalars `{group}/…`; sums run over all watched parameters that "
+        f"measure them.\n\n{_table('scalar', rows)}"
     )
 
 

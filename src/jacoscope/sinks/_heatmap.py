@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from jacoscope.sinks._history import History
 __all__ = ["ROWS_PER_PAGE", "draw_heatmap", "page_count"]
 
 ROWS_PER_PAGE = 40
-_NAME_LENGTH = 44
+_NAME_LENGTH = 40
 _ZERO, _NONFINITE, _MISSING = "#8c8c8c", "#d62728", "#ececec"
 
 
@@ -46,15 +47,18 @@ def draw_heatmap(
     first = page * ROWS_PER_PAGE
     names = history.axis.names[first : first + ROWS_PER_PAGE]
     values_LS = history.values_LS[first : first + ROWS_PER_PAGE]
-    height = 1.55 + 0.2 * max(len(names), 4)
-    figure = Figure(figsize=(10, height), dpi=110, facecolor="white")
+    prefix = _common_prefix(history.axis.names)
+    labels = [_short(name.removeprefix(prefix)) for name in names]
+    margin = 0.35 + 0.075 * max(map(len, labels))
+    width, height = margin + 4.6 + 1.15, 1.45 + 0.2 * max(len(names), 4)
+    figure = Figure(figsize=(width, height), dpi=110, facecolor="white")
     canvas = FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.33, 0.62 / height, 0.55, 1 - 1.4 / height))
+    axes = figure.add_axes((margin / width, 0.55 / height, 4.6 / width, 1 - 1.4 / height))
     norm, colours = _scale(quantity, history.values_LS)
     rows = np.array([name in missing for name in names], dtype=bool)
     painted = _paint(values_LS, rows, norm, colours, quantity.is_log)
     axes.imshow(painted, aspect="auto", interpolation="nearest")
-    _label(axes, quantity, history, names, page)
+    _label(axes, quantity, history, labels, page, prefix)
     _colour_bar(figure, axes, quantity, norm, colours, height)
     _legend(axes, values_LS, rows, quantity.is_log)
     canvas.draw()  # type: ignore[no-untyped-call]
@@ -94,22 +98,23 @@ def _paint(
 
 
 def _label(
-    axes: Axes, quantity: Quantity, history: History, names: tuple[str, ...], page: int
+    axes: Axes, quantity: Quantity, history: History, labels: list[str], page: int, prefix: str
 ) -> None:
-    axes.set_yticks(range(len(names)), [_short(name) for name in names], fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
     places = np.unique(np.linspace(0, len(history) - 1, min(len(history), 9)).round().astype(int))
     axes.set_xticks(places, [str(history.steps[place]) for place in places], fontsize=8)
     thinned = "; each column the largest of several steps" if history.is_thinned else ""
     axes.set_xlabel(f"captured step{thinned}", fontsize=9)
     pages = page_count(history)
-    which = f", layers {page + 1} of {pages}" if pages > 1 else ""
-    axes.set_title(f"{quantity.title} by parameter and step{which}\n", fontsize=11, loc="left")
+    which = f", page {page + 1} of {pages}" if pages > 1 else ""
+    within = f" of {prefix.rstrip('.')}" if prefix else ""
+    axes.set_title(f"{quantity.title}{within} by step{which}\n", fontsize=11, loc="left")
     axes.text(
         0, 1.0, f"{quantity.formula}\n", transform=axes.transAxes, fontsize=8, va="center",
         color="#444444",
     )  # fmt: skip
     axes.tick_params(length=2)
-    for row in range(1, len(names)):
+    for row in range(1, len(labels)):
         axes.axhline(row - 0.5, color="white", linewidth=0.4)
 
 
@@ -119,7 +124,7 @@ def _colour_bar(
     from matplotlib.cm import ScalarMappable
 
     place = axes.get_position()
-    bar_axes = figure.add_axes((place.x1 + 0.015, place.y0, 0.016, place.height))
+    bar_axes = figure.add_axes((place.x1 + 0.02, place.y0, 0.02, place.height))
     bar = figure.colorbar(ScalarMappable(norm, colours), cax=bar_axes)
     unit = "" if quantity.unit == "1" else quantity.unit
     bar.set_label(unit if height > 2.6 else "", fontsize=8)
@@ -145,6 +150,13 @@ def _legend(
 
 def _rgb(colour: str) -> tuple[float, ...]:
     return tuple(int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5))
+
+
+def _common_prefix(names: tuple[str, ...]) -> str:
+    """The modules that all names lie within, with the final dot."""
+    by_depth = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    shared = takewhile(lambda parts: len(set(parts)) == 1, by_depth)
+    return "".join(f"{parts[0]}." for parts in shared) if len(names) > 1 else ""
 
 
 def _short(name: str) -> str:

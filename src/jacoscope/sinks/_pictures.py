@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -69,17 +70,16 @@ class Pictures:
         from jacoscope.sinks._heatmap import draw_heatmap, page_count
 
         self._drawn_at = latest
-        several = {
-            key[0] for key in self._histories if sum(key[0] == k[0] for k in self._histories) > 1
-        }
+        drawn: Counter[str] = Counter()
         for key, history in self._histories.items():
-            name, digest = key
+            name = key[0]
+            drawn[name] += 1  # layers with schedules of their own make pictures of their own
             quantity = QUANTITIES[name]  # type: ignore[index]
             for page in range(page_count(history)):
                 image = draw_heatmap(quantity, history, page, self._missing[key])
-                parts = [name, digest] if name in several else [name]
-                parts += [str(page + 1)] if page_count(history) > 1 else []
-                tag = f"{self._group}_layers_by_step/{'_'.join(parts)}"
+                lane = f"_{drawn[name]}" if drawn[name] > 1 else ""
+                part = f"_page{page + 1}" if page_count(history) > 1 else ""
+                tag = f"{self._group}_layers_by_step/{name}{lane}{part}"
                 self._writer.add_image(tag, image, latest, dataformats="HWC")
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,177 @@
+"""The command line: LightningCLI with the monitor switched on.
+
+``jacoscope fit --config …`` trains, ``jacoscope inspect --config …`` says what would be watched.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from jacoscope._version import __version__
+from jacoscope.callback import SensitivityMonitor
+from jacoscope.config import check_section, load_config
+from jacoscope.errors import ConfigError, nearest
+from jacoscope.inspection import report
+from jacoscope.selection import select
+
+__all__ = ["InspectingTrainer", "JacoscopeCLI", "main"]
+
+
+class InspectingTrainer(Trainer):
+    """A Trainer that can also say what its monitor would watch."""
+
+    def inspect(
+        self, model: LightningModule, datamodule: LightningDataModule | None = None
+    ) -> None:
+        """Print what would be watched, by which rule, and what it would cost; nothing is run.
+
+        Args:
+            model: The model.
+            datamodule: Its data, which are not touched.
+        """
+        for callback in self.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SensitivityMonitor):
+                model.configure_model()
+                print(report(select(model, callback.config), callback.config))
+
+
+class _Parser(LightningArgumentParser):
+    """A parser whose errors are one sentence, without pages of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Say what is wrong and leave with exit code 2."""
+        if message.startswith("unrecognized arguments:"):
+            given = message.partition(":")[2].split()[0].partition("=")[0]
+            hint = nearest(
+                given, (option for option in self._option_names() if option.count(".") < 4)
+            )
+            message = f"{given} is not an option; {hint}"
+        print(f"jacoscope: error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+    def _option_names(self) -> list[str]:
+        parsers: list[Any] = [self]
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                parsers += list(action.choices.values())
+        return [name for parser in parsers for name in parser._option_string_actions]
+
+
+class JacoscopeCLI(LightningCLI):
+    """LightningCLI with a ``monitor`` section: the options of :class:`SensitivityMonitor`."""
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(
+            args=list(args) if args is not None else None,
+            trainer_class=InspectingTrainer,
+            seed_everything_default=0,
+            parser_kwargs={
+                "description": "Train a Lightning model and watch its sensitivities.",
+                "version": __version__,
+            },
+            parser_class=_Parser,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the section ``monitor``."""
+        parser.add_lightning_class_args(SensitivityMonitor, "monitor")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The Trainer's subcommands, and ``inspect``."""
+        return {**LightningCLI.subcommands(), "inspect": {"model", "datamodule"}}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Check the monitor's sections first, whose errors are clearer than a parser's."""
+        _check_files(sys.argv[1:] if args is None else args)
+        super().parse_arguments(parser, args)
+
+    def after_fit(self) -> None:
+        """Say where to look."""
+        monitor = next(c for c in self.trainer.callbacks if isinstance(c, SensitivityMonitor))  # type: ignore[attr-defined]
+        if monitor.run_dir is None or not self.trainer.is_global_zero:
+            return
+        group = monitor.config.output.group
+        print(
+            f"\nRecorded in {monitor.run_dir}\n"
+            f"Look at it:   tensorboard --logdir {Path(monitor.run_dir).parent}\n"
+            f"  Scalars     {group}/: the whole model at a glance\n"
+            f"  Images      {group}_layers_by_step/: every layer over the run\n"
+            f"  Text        {group}/about: what each number means\n"
+            f"In Python:    jacoscope.read_run({monitor.run_dir!r})"
+        )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: The arguments, without the program's name; by default those that it was called with.
+
+    Returns:
+        The exit code: 0, or 2 for a configuration that cannot be used.
+    """
+    try:
+        JacoscopeCLI(args)
+    except ConfigError as error:
+        print(f"jacoscope: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _check_files(args: Sequence[str]) -> None:
+    """Check the monitor's part of every configuration file named on the command line.
+
+    Raises:
+        ConfigError: If one cannot be used.
+    """
+    for option, value in _options(args):
+        path = Path(value)
+        if option == "--monitor":
+            load_config(path)
+        elif option in ("--config", "-c"):
+            _check_experiment(path)
+
+
+def _check_experiment(path: Path) -> None:
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read ({error.strerror}); give the path of a YAML file", source=str(path)
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return  # the parser reports it
+    if not isinstance(loaded, dict):
+        return
+    sections = {"monitor": loaded.get("monitor")}
+    for command in JacoscopeCLI.subcommands():
+        if isinstance(loaded.get(command), dict):
+            sections[f"{command}.monitor"] = loaded[command].get("monitor")
+    for key, section in sections.items():
+        if isinstance(section, str):
+            load_config(path.parent / section)
+        elif section is not None:
+            given = (
+                {k: v for k, v in section.items() if k != "config"}
+                if isinstance(section, dict)
+                else section
+            )
+            check_section(given, source=str(path), key=key)
+
+
+def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options with their values, written as ``--option value`` or ``--option=value``."""
+    for index, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if equals:
+            yield name, value
+        elif arg.startswith("-") and index + 1 < len(args):
+            yield arg, args[index + 1]
