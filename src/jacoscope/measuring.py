@@ -36,24 +36,18 @@ class Gauge:
     ) -> list[Measured]:
         """Measure what these tensors allow.
 
-        Before the optimiser's step come all statistics of gradients and weights, after it those
-        of updates, so that each is measured once.
-
         Args:
             tensors: What was captured.
             quantities: What is wanted in the end.
         """
-        after_step = "update" in tensors.inputs
         statistics = [
             statistic
             for statistic in statistics_for(quantities)
-            if statistic.inputs <= tensors.inputs
-            and ("update" in statistic.inputs) == after_step
-            and statistic.name not in self._broken
+            if statistic.inputs <= tensors.inputs and statistic.name not in self._broken
         ]
         wanted = any("histogram" in QUANTITIES[name].needs for name in quantities)
-        possible = "gradient" in tensors.inputs and not after_step
-        histogram = wanted and possible and "histogram" not in self._broken
+        possible = "gradient" in tensors.inputs and "histogram" not in self._broken
+        histogram = wanted and possible
         if not statistics and not histogram:
             return []
         try:

@@ -53,9 +53,10 @@ class OptimizerStepCapture:
     """Watches the optimisers of one training step.
 
     :meth:`before_step` hands on gradients and weights, in place, before the optimiser changes
-    them. Where updates are wanted it copies the weights, hooks the optimiser's end, and hands on
-    the update from there. With several optimisers each has its turn; an optimiser that steps again
-    in the same training step, or evaluates its closure again (LBFGS), is captured the first time.
+    them. Where updates are wanted it copies what they are compared with, hooks the optimiser's
+    end, and hands on the update from there. With several optimisers each has its turn; one that
+    steps again in the same training step, or evaluates its closure again (LBFGS), is captured the
+    first time.
 
     Args:
         wanted: The parameters to capture.
@@ -140,28 +141,27 @@ class OptimizerStepCapture:
     def _capture_group(
         self, optimizer: Optimizer, group: tuple[Wanted, ...], gradient_scale: Tensor | None
     ) -> None:
-        parameters = [item.parameter for item in group]
-        gradients = [_gradient(item) for item in group]
-        names = tuple(item.name for item in group)
-        device = parameters[0].device
-        self._emit(
-            ParameterTensors(names, device, gradients, parameters, gradient_scale=gradient_scale)
-        )
-        for both in (False, True):
-            chosen = [
-                index
-                for index, item in enumerate(group)
-                if item.update and item.update_with_gradient is both
-            ]
-            if not chosen:
-                continue
-            parts = _Copies(
-                wanted=tuple(group[index] for index in chosen),
-                gradients=[gradients[index].clone() for index in chosen] if both else None,
-                weights=[parameters[index].clone() for index in chosen],
-                gradient_scale=gradient_scale.clone() if gradient_scale is not None else None,
+        # Where gradient, weight and update are all wanted, they are handed on together once the
+        # optimiser has stepped; otherwise gradient and weight now, and the update by itself then.
+        together = tuple(item for item in group if item.update_with_gradient)
+        apart = tuple(item for item in group if not item.update_with_gradient)
+        if apart:
+            self._emit(
+                ParameterTensors(
+                    names=tuple(item.name for item in apart),
+                    device=apart[0].parameter.device,
+                    gradients=[_gradient(item) for item in apart],
+                    weights=[item.parameter for item in apart],
+                    gradient_scale=gradient_scale,
+                )
             )
-            self._pending.setdefault(id(optimizer), []).append(parts)
+        copied = tuple(item for item in apart if item.update)
+        for wanted in (wanted for wanted in (together, copied) if wanted):
+            gradients = [_gradient(item).clone() for item in wanted] if wanted is together else None
+            weights = [item.parameter.clone() for item in wanted]
+            scale = gradient_scale.clone() if gradient_scale is not None else None
+            copies = _Copies(wanted, gradients, weights, scale)
+            self._pending.setdefault(id(optimizer), []).append(copies)
             self._hook_end_of(optimizer)
 
     def _hook_end_of(self, optimizer: Optimizer) -> None:

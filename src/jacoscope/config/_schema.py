@@ -161,7 +161,7 @@ class Output:
         directory: Folder for the event file instead of the logger's own run folder.
         headline: Write about ten scalars on the whole model under ``group/``.
         records: Write the full record, one tensor per quantity and captured step, that
-            ``jacoscope.read_run`` and the Sensitivity tab read.
+            ``jacoscope.read_run`` reads.
         pictures: Quantities drawn as a layer × step picture in the Images tab.
         histograms: Write ``grad_histogram``, where it is watched, to the Histograms tab.
         layer_scalars: Quantities also written as one scalar chart per parameter, which is many.

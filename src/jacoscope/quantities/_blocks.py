@@ -44,6 +44,21 @@ class Piece:
     stop: int
     offset: int
 
+    @property
+    def end(self) -> int:
+        """One past where it ends in the chunk's flat buffer."""
+        return self.offset + self.stop - self.start
+
+    @property
+    def padded_end(self) -> int:
+        """The end of the row that it ends in."""
+        return -(-self.end // BLOCK_WIDTH) * BLOCK_WIDTH
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether its last row is not filled."""
+        return self.end % BLOCK_WIDTH != 0
+
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
@@ -72,11 +87,14 @@ class Chunk:
         Returns:
             The chunk's rows, shape (R, B), a view of the buffer.
         """
-        rows_RB = out_RB[: self.rows].zero_()
+        rows_RB = out_RB[: self.rows]
         flat = rows_RB.view(-1)
-        targets = [flat[piece.offset :][: piece.stop - piece.start] for piece in self.pieces]
+        targets = [flat[piece.offset : piece.end] for piece in self.pieces]
         sources = [_flat(tensors[piece.index])[piece.start : piece.stop] for piece in self.pieces]
         torch._foreach_copy_(targets, sources)
+        padding = [flat[piece.end : piece.padded_end] for piece in self.pieces if piece.is_padded]
+        if padding:
+            torch._foreach_zero_(padding)
         return rows_RB
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jacoscope.quantities._quantity import FloatArray
+from jacoscope.quantities._table import QUANTITIES
 
 __all__ = ["HEADLINES", "Headline"]
 
@@ -33,6 +34,12 @@ class Headline:
     reading: str
     needs: tuple[str, ...]
     finish: Callable[[Statistics], float]
+
+    @property
+    def source(self) -> str:
+        """Where it comes from: the quantity of the same name, or its own definition."""
+        quantity = next((q for q in QUANTITIES.values() if q.name == self.name), None)
+        return quantity.source if quantity is not None else QUANTITIES["grad_rms"].source
 
 
 def _norm(statistic: str) -> Callable[[Statistics], float]:

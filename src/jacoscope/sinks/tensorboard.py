@@ -37,7 +37,7 @@ class TensorBoardSink(Sink):
     - ``GROUP_gradients/PARAMETER``: histograms of ``grad_histogram``.
     - ``GROUP_parameters_QUANTITY/PARAMETER``: scalars per parameter, where asked for.
     - ``GROUP/about``: the text card.
-    - ``jacoscope/GROUP/…``: the full record, for ``read_run`` and the Sensitivity tab.
+    - ``jacoscope/GROUP/…``: the full record, for ``read_run``.
     """
 
     subject = "writing to TensorBoard"
