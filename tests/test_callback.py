@@ -479,7 +479,18 @@ def test_per_epoch_schedule_and_hook(tmp_path: Path) -> None:
     monitor = SensitivityMonitor(schedule={"every": None, "first": 1, "hook": should_capture})  # type: ignore[arg-type]
     fit(tmp_path, monitor, accumulate_grad_batches=2)
     assert list(read_run(str(monitor.run_dir)).steps.index) == [0, 7]
-    assert [step for step, _ in asked] == sorted({step for step, _ in asked} | set()) or asked
+    assert asked == [(step, step // 6) for step in range(12)], "asked once for every step"
+
+
+def test_a_hook_that_cannot_be_imported_stops_before_training(tmp_path: Path) -> None:
+    hook: Any = {"hook": "no.such.thing"}
+    module = classifier()
+    module.training_step = lambda *_: pytest.fail("training has begun")
+    with pytest.raises(ConfigError, match=r"^schedule.hook: 'no.such.thing' cannot be imported"):
+        fit(tmp_path, SensitivityMonitor(schedule=hook), module)
+    rules = [{"kind": "bias"}, {"schedule": hook}]
+    with pytest.raises(ConfigError, match=r"^layers\[1\].schedule.hook: "):
+        fit(tmp_path, SensitivityMonitor(layers=rules), module)
 
 
 def test_log_names_are_left_to_lightning() -> None:

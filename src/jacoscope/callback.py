@@ -23,6 +23,7 @@ from jacoscope.config import (
 )
 from jacoscope.errors import ConfigError
 from jacoscope.monitor import Monitor
+from jacoscope.plan import lanes_of
 from jacoscope.selection import select
 
 if TYPE_CHECKING:
@@ -121,13 +122,13 @@ class SensitivityMonitor(Callback, _OtherCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the configuration against the model, before anything runs."""
         if stage == "fit" and any(True for _ in pl_module.parameters()):
-            select(pl_module, self.config)
+            lanes_of(select(pl_module, self.config))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a session: what is watched is decided, and files are opened on rank zero."""
         self._end_session()
         withheld = withheld_reason(trainer)
-        select(pl_module, self.config, withheld=withheld)
+        lanes_of(select(pl_module, self.config, withheld=withheld))
         if trainer.is_global_zero:
             sinks, self.run_dir = make_sinks(trainer, self.config)
             monitor = Monitor(pl_module, self.config, sinks=sinks, withheld=withheld)

@@ -27,7 +27,8 @@ class ConfigError(ValueError):
         super().__init__(problem, key, source)
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.source, self.key, self.problem) if part)
+        said = ": ".join(part for part in (self.source, self.key, self.problem) if part)
+        return " ".join(said.splitlines())
 
     def within(self, prefix: str) -> ConfigError:
         """The same error, seen from the entry ``prefix`` that holds the offending one."""

@@ -40,7 +40,8 @@ class Faults:
             yield
         except BaseException as error:
             if clean_up is not None:
-                clean_up()
+                with self.contain(f"clearing up after {subject}"):
+                    clean_up()
             if not isinstance(error, Exception) or self.policy == "raise":
                 raise
             self.note(subject, f"{type(error).__name__}: {error}")

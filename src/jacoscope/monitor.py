@@ -96,7 +96,7 @@ class Monitor:
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         >>> with Monitor(model, sinks=[sink]) as monitor:
         ...     for step in range(2):
-        ...         monitor.begin_step(step)
+        ...         _ = monitor.begin_step(step)
         ...         optimizer.zero_grad()
         ...         model(torch.ones(4, 3)).square().mean().backward()
         ...         monitor.before_optimizer_step(optimizer)

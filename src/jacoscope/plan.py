@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jacoscope.capture import Wanted
 from jacoscope.config import QuantityName, Schedule
+from jacoscope.errors import ConfigError
 from jacoscope.quantities import QUANTITIES, inputs_of
 from jacoscope.record import Axis
 from jacoscope.schedule import Timetable
@@ -31,7 +32,11 @@ class Lane:
 
 
 def lanes_of(selection: Selection) -> tuple[Lane, ...]:
-    """The lanes of a selection, one per schedule."""
+    """The lanes of a selection, one per schedule.
+
+    Raises:
+        ConfigError: If a schedule's hook cannot be imported.
+    """
     schedules = dict.fromkeys(target.schedule for target in selection.targets)
     return tuple(
         _lane(schedule, tuple(t for t in selection.targets if t.schedule == schedule))
@@ -42,7 +47,11 @@ def lanes_of(selection: Selection) -> tuple[Lane, ...]:
 def _lane(schedule: Schedule, targets: tuple[Target, ...]) -> Lane:
     names = [name for name in QUANTITIES if any(name in t.quantities for t in targets)]
     axes = {name: Axis.of([t for t in targets if name in t.quantities]) for name in names}
-    return Lane(Timetable(schedule), targets, axes)
+    try:
+        timetable = Timetable(schedule)
+    except ConfigError as error:
+        raise error.within(targets[0].schedule_key) from None
+    return Lane(timetable, targets, axes)
 
 
 def headline_lane(lanes: Sequence[Lane], schedule: Schedule) -> Lane | None:

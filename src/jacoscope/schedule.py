@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import importlib
 import math
 from collections.abc import Callable
@@ -54,9 +55,10 @@ class Timetable:
         if step < schedule.first or step - epoch_start < schedule.per_epoch:
             return step
         candidates: list[float] = []
-        candidates += [listed for listed in self._steps if listed >= step][:1]
+        place = bisect.bisect_left(self._steps, step)
+        candidates += self._steps[place : place + 1]
         if schedule.every:
-            candidates.append(math.ceil(step / schedule.every) * schedule.every)
+            candidates.append(-(-step // schedule.every) * schedule.every)
         return min(candidates, default=math.inf)
 
 
@@ -68,12 +70,12 @@ def _resolve(
     module_name, _, name = hook.replace(":", ".").rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the module itself raises
         raise ConfigError(
             f"{hook!r} cannot be imported ({error}); write package.module.function",
-            key="schedule.hook",
+            key="hook",
         ) from None
     if not callable(found):
-        raise ConfigError(f"{hook!r} is not callable; name a function", key="schedule.hook")
+        raise ConfigError(f"{hook!r} is not callable; name a function", key="hook")
     resolved: Callable[[int, int], bool | None] = found
     return resolved

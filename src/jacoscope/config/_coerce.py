@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Union
 
 from jacoscope.errors import ConfigError, nearest
 
-__all__ = ["build", "coerce", "coerce_fields"]
+__all__ = ["build", "coerce", "coerce_fields", "shown"]
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 120
 
 
 def coerce(value: Any, hint: Any, key: str) -> Any:
@@ -60,7 +64,7 @@ def build(cls: type, value: Any, key: str = "") -> Any:
         if name not in known:
             path = f"{key}.{name}" if key else str(name)
             raise ConfigError(
-                f"{cls.__name__} has no option {name!r}; {nearest(str(name), known)}", key=path
+                f"{cls.__name__} has no option {shown(name)}; {nearest(str(name), known)}", key=path
             )
     try:
         return cls(**value)
@@ -84,30 +88,30 @@ def _one_of(value: Any, hints: tuple[Any, ...], key: str) -> Any:
     if value is None and type(None) in hints:
         return None
     hints = tuple(hint for hint in hints if hint is not type(None))
-    if isinstance(value, str) and str in hints:
-        return value
-    errors = []
-    for hint in (hint for hint in hints if hint is not str):
-        try:
-            return coerce(value, hint, key)
-        except ConfigError as error:
-            errors.append(error)
-    if len(errors) == 1 and not (str in hints and len(hints) == 2 and errors[0].key == key):
-        raise errors[0]
+    meant = hints if len(hints) == 1 else [hint for hint in hints if _is_meant(value, hint)]
+    if meant:
+        return coerce(value, meant[0], key)
     raise _wrong_type(value, " or ".join(_name(hint) for hint in hints), key)
 
 
+def _is_meant(value: Any, hint: Any) -> bool:
+    """Whether ``value`` is of the sort that ``hint`` is about, so that its message fits."""
+    origin = typing.get_origin(hint)
+    if hint is str or origin is Literal:
+        return isinstance(value, str)
+    return isinstance(value, list | tuple) if origin is tuple else callable(value)
+
+
 def _choice(value: Any, choices: tuple[Any, ...], key: str) -> Any:
-    if any(
-        value is choice or (value == choice and type(value) is type(choice)) for choice in choices
-    ):
+    if any(type(value) is type(choice) and value == choice for choice in choices):
         return value
-    names = [str(choice) for choice in choices]
-    raise ConfigError(f"{value!r} is not one of its names; {nearest(str(value), names)}", key=key)
+    if not isinstance(value, str):
+        raise _wrong_type(value, _name(Literal[choices]), key)
+    raise ConfigError(f"{shown(value)} is not one of its names; {nearest(value, choices)}", key=key)
 
 
 def _sequence(value: Any, hint: Any, key: str) -> tuple[Any, ...]:
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, typing.Iterable):
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise _wrong_type(value, f"a list of {_name(hint)}", key)
     return tuple(coerce(item, hint, f"{key}[{index}]") for index, item in enumerate(value))
 
@@ -132,4 +136,12 @@ def _name(hint: Any) -> str:
 
 
 def _wrong_type(value: Any, wanted: str, key: str) -> ConfigError:
-    return ConfigError(f"got {value!r} ({type(value).__name__}), must be {wanted}", key=key)
+    return ConfigError(f"got {shown(value)} ({type(value).__name__}), must be {wanted}", key=key)
+
+
+def shown(value: object) -> str:
+    """``repr(value)``, cut short, whatever ``value`` is."""
+    try:
+        return _BRIEF.repr(value)
+    except ValueError:  # a whole number of thousands of digits
+        return "a value that cannot be shown"

@@ -45,30 +45,38 @@ def load_config(path: str | Path) -> MonitorConfig:
     """
     source = str(path)
     try:
-        loaded = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read ({error.strerror or error}); give the path of a YAML file",
-            source=source,
-        ) from None
+        text = Path(path).expanduser().read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise ConfigError(
             "is not UTF-8 text; give the path of a YAML file", source=source
         ) from None
+    except (OSError, RuntimeError, ValueError) as error:  # ValueError: not a path; RuntimeError: ~x
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"cannot be read ({reason}); give the path of a YAML file", source=source
+        ) from None
+    try:
+        loaded = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "bad syntax"
         raise ConfigError(f"is not valid YAML{line} ({problem}); mend it", source=source) from None
+    except (ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML lets its constructors' own errors pass: 2001-99-99, 0x_, !!bool maybe
+        raise ConfigError(
+            f"has a value that cannot be read ({error}); put it in quotes", source=source
+        ) from None
     if loaded is None:
         return MonitorConfig()
-    if isinstance(loaded, Mapping) and _TRAINING_KEYS & set(loaded):
+    if isinstance(loaded, Mapping) and (_TRAINING_KEYS & set(loaded) or set(loaded) == {"monitor"}):
         if "monitor" not in loaded:
             raise ConfigError(
                 "is an experiment's file without a monitor section; add 'monitor:' to it",
                 source=source,
             )
-        return check_section(loaded["monitor"] or {}, source=source, key="monitor")
+        section = loaded["monitor"]
+        return check_section({} if section is None else section, source=source, key="monitor")
     return check_section(loaded, source=source)
 
 

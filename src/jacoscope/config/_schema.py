@@ -108,8 +108,9 @@ class LayerRule:
     All criteria given must hold; a rule with none matches every parameter.
 
     Args:
-        match: Glob pattern or patterns (``*`` crosses dots) on the parameter's full name, such as
-            ``encoder.layers.*.weight``, or on its layer's, such as ``encoder.layers.0``.
+        match: Glob pattern or patterns (``*`` crosses dots) on the full name of the parameter, such
+            as ``encoder.layers.*.weight``, or of any module that it lies within, such as
+            ``encoder`` or ``encoder.layers.0``.
         regex: Regular expression searched for in the parameter's full name.
         type: Class name or names of the layer that owns the parameter or of a module around it,
             such as ``Linear``, ``torch.nn.Conv2d`` or ``TransformerEncoderLayer``.
@@ -137,14 +138,18 @@ class LayerRule:
     def __post_init__(self) -> None:
         coerce_fields(self)
         _check_regex(self.regex)
-        for key in ("match", "type", "kind", "quantities"):
-            if getattr(self, key) in ((), ""):
+        for key in ("match", "regex", "type", "kind", "quantities"):
+            value = getattr(self, key)
+            if value in ((), "") or (isinstance(value, tuple) and "" in value):
                 raise ConfigError("is empty; name at least one, or leave the key out", key=key)
         if self.exclude and (self.quantities is not None or self.schedule is not None):
             key = "quantities" if self.quantities is not None else "schedule"
             raise ConfigError(
                 "an excluding rule measures nothing; remove this key or exclude: true", key=key
             )
+        for key in ("min_depth", "max_depth"):
+            if (getattr(self, key) or 0) < 0:
+                raise ConfigError(f"got {getattr(self, key)}, depths count from 0", key=key)
         if None not in (self.min_depth, self.max_depth) and self.min_depth > self.max_depth:  # type: ignore[operator]
             raise ConfigError(
                 f"got {self.min_depth}, must not exceed max_depth, which is {self.max_depth}",
@@ -229,13 +234,12 @@ class MonitorConfig:
 
     def to_dict(self) -> dict[str, object]:
         """The configuration as plain values, as YAML would write it."""
-        plain = dataclasses.asdict(self)
-        return {key: _plain(value) for key, value in plain.items()}
+        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Schedule | LayerRule | Output):
+        return {name.name: _plain(getattr(value, name.name)) for name in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     if callable(value):
@@ -249,7 +253,7 @@ def _check_regex(pattern: str | None) -> None:
 
     try:
         re.compile(pattern or "")
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ConfigError(
             f"{pattern!r} is not a regular expression ({error}); escape special characters with "
             "a backslash, or use match for a glob pattern",

@@ -41,7 +41,7 @@ def explain_no_match(rule: LayerRule, infos: Sequence[ParameterInfo], key: str) 
 def _match(rule: LayerRule, info: ParameterInfo) -> bool:
     if rule.match is None:
         return True
-    names = (info.name, info.layer, *info.aliases)
+    names = {path for name in (info.name, *info.aliases) for path in _paths(name)}
     return any(
         fnmatch.fnmatchcase(name, pattern) for pattern in _many(rule.match) for name in names
     )
@@ -82,6 +82,12 @@ _CRITERIA = {
 }
 
 
+def _paths(name: str) -> list[str]:
+    """The name of a parameter, of its layer, and of every module around it."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]
+
+
 def _many(value: str | Iterable[str]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
@@ -111,7 +117,9 @@ def _hint(name: str, rule: LayerRule, infos: Sequence[ParameterInfo]) -> str:
         valid_types = (type(module).__name__ for info in infos for module in info.ancestors)
         hint = nearest(_many(value)[0], valid_types)
         return f"{_said(value)} matches no module of the model; {hint}"
-    names = [*(info.layer for info in infos if info.layer), *(info.name for info in infos)]
+    paths = [_paths(name) for info in infos for name in (info.name, *info.aliases)]
+    names = [*(inner for path in paths for inner in path[1:2]), *(path[0] for path in paths)]
+    names += [outer for path in paths for outer in path[2:]]
     bare = re.sub(r"[*?\[\]^$\\()|+]", "", _many(value)[0]).strip(".")
     return f"{_said(value)} matches no parameter or layer of the model; {nearest(bare, names)}"
 

@@ -76,15 +76,16 @@ def _describe(
 ) -> ParameterInfo:
     path, _, own_name = names[0].rpartition(".")
     parts = path.split(".") if path else []
-    around = [model.get_submodule(".".join(parts[: end + 1])) for end in range(len(parts))]
-    owner = around[-1] if around else model
+    paths = [".".join(parts[: end + 1]) for end in range(len(parts))]
+    around = [model.get_submodule(inner) for inner in paths if clean_name(inner)]
+    owner = model.get_submodule(path)
     return ParameterInfo(
         index=index,
         name=clean_name(names[0]),
         parameter=parameter,
         layer=clean_name(path),
         owner=owner,
-        ancestors=tuple(around) or (model,),
+        ancestors=tuple(around) or (owner,),
         aliases=tuple(dict.fromkeys(clean_name(name) for name in names[1:])),
         kind=_kind(owner, own_name, parameter),
     )
@@ -92,6 +93,8 @@ def _describe(
 
 def _kind(owner: nn.Module, own_name: str, parameter: nn.Parameter) -> ParameterKind:
     type_name = type(owner).__name__
+    if isinstance(owner, nn.LayerNorm | nn.RMSNorm):
+        return "norm"
     if "norm" in type_name.lower() and not (not is_lazy(parameter) and parameter.dim() > 1):
         return "norm"
     if isinstance(owner, nn.Embedding | nn.EmbeddingBag) or type_name.endswith("Embedding"):

@@ -25,12 +25,14 @@ class Target:
         rule: Index of the rule that took it, or ``None`` where the configuration has no rules.
         quantities: What is measured on it.
         schedule: When.
+        schedule_key: Where in the configuration the schedule stands.
     """
 
     info: ParameterInfo
     rule: int | None
     quantities: tuple[QuantityName, ...]
     schedule: Schedule
+    schedule_key: str
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ class LeftOut:
 
     Args:
         info: The parameter.
-        rule: Index of the rule that excluded it, or ``None`` if none did.
+        rule: Index of the rule that matched it, or ``None`` if none did.
         reason: Why it is not watched.
     """
 
@@ -109,7 +111,9 @@ def select(model: nn.Module, config: MonitorConfig, *, withheld: str | None = No
             left_out.append(LeftOut(info, index, reason))
             continue
         quantities = rule.quantities or config.quantities
-        targets.append(Target(info, index, quantities, rule.schedule or config.schedule))
+        key = f"layers[{index}].schedule" if rule.schedule is not None else "schedule"
+        schedule = rule.schedule or config.schedule
+        targets.append(Target(info, index, quantities, schedule, key))
     taken = {target.rule for target in targets} | {left.rule for left in left_out}
     shadowed = tuple(index for index in range(len(config.layers)) if index not in taken)
     # A lazy parameter changes in place once it has a shape, so it must be noted now.

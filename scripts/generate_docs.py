@@ -1,0 +1,225 @@
+"""Write the reference pages that are generated from the code: quantities and configuration.
+
+python scripts/generate_docs.py           # write them
+python scripts/generate_docs.py --check   # fail if they are out of date
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+import typing
+from pathlib import Path
+
+import yaml
+from docstring_parser import parse
+
+from jacoscope.config import LayerRule, MonitorConfig, Output, Schedule
+from jacoscope.quantities import HEADLINES, HISTOGRAM_BINS, QUANTITIES
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+QUANTITIES_INTRO = """\
+# Quantities and tags
+
+*Generated from the quantity table by `scripts/generate_docs.py`; do not edit.*
+
+g is the gradient ∂L/∂θ that the optimiser gets: unscaled, before the Trainer clips it, averaged over
+accumulated batches and processes as the Trainer does. θ are the weights before the optimiser's
+step, Δθ is what the step added. n is the number of scalars in a parameter tensor, j runs over them.
+L is the number of watched parameter tensors. Sums are taken in double precision, whatever the
+precision of training; the record stores float64 if the model trains in it and float32 otherwise.
+
+Under DDP all processes hold the same g, θ and Δθ, so the numbers are those of the global batch.
+
+## Tags
+
+With GROUP from `output.group` (`sensitivity` by default):
+
+| tag | tab | shape | when |
+|---|---|---|---|
+| `GROUP/HEADLINE` | Scalars | scalar | `output.headline` (default) |
+| `GROUP_layers_by_step/QUANTITY` | Images | picture, parameters × steps | quantities in `output.pictures` |
+| `GROUP_gradients/PARAMETER` | Histograms, Distributions | bins | `grad_histogram` is watched and `output.histograms` (default) |
+| `GROUP_parameters_QUANTITY/PARAMETER` | Scalars | scalar | quantities in `output.layer_scalars` |
+| `GROUP/about` | Text | text | `output.card` (default) |
+| `jacoscope/GROUP/QUANTITY/AXIS` | read by `jacoscope.read_run` | (L,), or (L, N) for histograms | `output.records` (default) |
+| `jacoscope/GROUP/.steps`, `.status`, `.run` | read by `jacoscope.read_run` | epoch; what is missing and which gradient it is; configuration and parameters | `output.records` (default) |
+
+AXIS is a short hash of the watched parameters' names and sizes: TensorBoard reads a tag's metadata
+once, so a run whose set of layers changes gets a tag of its own.
+"""
+
+
+def quantities_page() -> str:
+    """The page on quantities and tags."""
+    lines = [QUANTITIES_INTRO, "## Headline scalars", ""]
+    lines += ["Over all watched parameters that measure what is needed.", ""]
+    lines += ["Each is a scalar per captured step.", ""]
+    lines += ["| name | definition | unit | reading | source |", "|---|---|---|---|---|"]
+    lines += [
+        f"| `{item.name}` | {_cell(item.formula)} | {item.unit} | {item.reading} | {item.source} |"
+        for item in HEADLINES
+    ]
+    lines.append(
+        "| `coverage` | scalars whose gradient is in the record / trainable scalars | 1 | Share of "
+        "the model that these numbers are on. | own definition |"
+    )
+    lines += ["", "## Quantities per parameter tensor", ""]
+    for quantity in QUANTITIES.values():
+        shape = f"(L, {HISTOGRAM_BINS})" if quantity.name == "grad_histogram" else "(L,)"
+        lines += [
+            f"### `{quantity.name}`",
+            "",
+            f"{quantity.title}. {quantity.reading}",
+            "",
+            f"- definition: {quantity.formula}",
+            f"- unit: {quantity.unit}",
+            f"- shape: {shape}",
+            f"- source: {quantity.source}",
+            f"- when the loss is multiplied by s: {quantity.scaling}",
+            f"- `nan` when: {quantity.nan_when}",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+CONFIGURATION_INTRO = """\
+# Configuration
+
+*Generated from the dataclasses by `scripts/generate_docs.py`; do not edit.*
+
+One schema, written three ways: as arguments of `SensitivityMonitor`, as the dataclass
+`jacoscope.MonitorConfig`, or as YAML. A YAML file serves `SensitivityMonitor("monitor.yaml")`,
+`jacoscope fit --config experiment.yaml --monitor monitor.yaml`, and any LightningCLI:
+
+```yaml
+trainer:
+  callbacks:
+    - class_path: jacoscope.SensitivityMonitor
+      init_args:
+        config: monitor.yaml      # or the options themselves, as below
+```
+
+A whole experiment's file has the same options under its top-level key `monitor`. A mistake stops
+the run before training, with one sentence: file, key, what was given, and the nearest valid name.
+
+The defaults:
+
+```yaml
+"""
+
+EXAMPLE = """\
+## Rules on layers
+
+Rules are tried in order and the first that matches a parameter decides. All criteria of a rule must
+hold; a rule without criteria matches everything.
+
+```yaml
+layers:
+  - kind: bias
+    exclude: true                 # no biases
+  - match: ["*attention*", "*attn*"]
+    quantities: [grad_norm, grad_rms, grad_histogram, update_ratio]
+    schedule: {every: 10}         # attention more often than the rest
+  - type: torch.nn.Linear
+    min_depth: 2
+```
+
+With these rules, a parameter that is none of the three is not watched. `jacoscope inspect --config
+experiment.yaml` shows which rule takes which parameter, before anything runs.
+"""
+
+
+def configuration_page() -> str:
+    """The page on the configuration."""
+    defaults = yaml.safe_dump(MonitorConfig().to_dict(), sort_keys=False, allow_unicode=True)
+    lines = [CONFIGURATION_INTRO + defaults + "```", ""]
+    for cls, title in (
+        (MonitorConfig, "The monitor"),
+        (LayerRule, "A rule in `layers`"),
+        (Schedule, "`schedule`"),
+        (Output, "`output`"),
+    ):
+        lines += [f"## {title}", "", _summary(cls), ""]
+        lines += ["| option | type | default | meaning |", "|---|---|---|---|", *_rows(cls), ""]
+        if cls is LayerRule:
+            lines += [EXAMPLE]
+    return "\n".join(lines)
+
+
+def _summary(cls: type) -> str:
+    parsed = parse(inspect.getdoc(cls) or "")
+    parts = [parsed.short_description or "", parsed.long_description or ""]
+    return "\n\n".join(part.replace("``", "`") for part in parts if part)
+
+
+def _rows(cls: type) -> list[str]:
+    documented = {
+        item.arg_name: item.description or "" for item in parse(inspect.getdoc(cls) or "").params
+    }
+    hints = typing.get_type_hints(cls)
+    rows = []
+    for field in dataclasses.fields(cls):
+        default = field.default
+        if dataclasses.is_dataclass(default):
+            shown = "see below"
+        else:
+            shown = (
+                f"`{_yaml(default)}`" if field.name != "quantities" or default is None else "above"
+            )
+        meaning = " ".join(documented[field.name].split()).replace("``", "`")
+        rows.append(
+            f"| `{field.name}` | {_cell(_type(hints[field.name]))} | {shown} | {_cell(meaning)} |"
+        )
+    return rows
+
+
+def _type(hint: object) -> str:
+    args = typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return ", ".join(map(str, args)) if len(args) <= 5 else "quantity name"
+    if origin is tuple:
+        return f"list of {_type(args[0])}"
+    if dataclasses.is_dataclass(hint):
+        return hint.__name__  # type: ignore[union-attr]
+    if args and origin is not None and "Callable" in str(origin):
+        return "callable"
+    if args:
+        return " or ".join(_type(arg) for arg in args if arg is not type(None))
+    return {"str": "text", "int": "whole number", "bool": "true or false"}.get(
+        getattr(hint, "__name__", ""), str(hint)
+    )
+
+
+def _yaml(value: object) -> str:
+    plain = list(value) if isinstance(value, tuple) else value
+    return yaml.safe_dump(plain, default_flow_style=True).replace("\n...", "").strip()
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+PAGES = {"quantities.md": quantities_page, "configuration.md": configuration_page}
+
+
+def main() -> int:
+    """Write or check every page."""
+    check = "--check" in sys.argv[1:]
+    stale = []
+    for name, page in PAGES.items():
+        path, text = DOCS / name, page().rstrip() + "\n"
+        if not check:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+    if stale:
+        print(f"out of date: {', '.join(stale)}; run python scripts/generate_docs.py")
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
