@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from jacoscope import Monitor, MonitorConfig, SensitivityMonitor, Schedule
+from jacoscope import Monitor, MonitorConfig, Schedule, SensitivityMonitor
 from jacoscope.callback import _Session
 from jacoscope.config import Output
 from jacoscope.demos import Transformer
@@ -42,29 +43,28 @@ CONTENDERS: dict[str, MonitorConfig] = {
 
 
 def mlp(device: str) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
+    """An MLP 784-512-512-10 on 256 samples."""
     inputs = torch.randn(256, 784, device=device)
     labels = torch.randint(10, (256,), device=device)
     sizes = (784, 512, 512, 10)
-    layers = [
-        layer
-        for i, o in zip(sizes, sizes[1:], strict=False)
-        for layer in (nn.Linear(i, o), nn.ReLU())
-    ]
+    layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
     return nn.Sequential(*layers[:-1]), lambda m: nn.functional.cross_entropy(m(inputs), labels)
 
 
 def cnn(device: str) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
+    """Four 3×3 convolutions on 64 images of 32×32."""
     images = torch.randn(64, 3, 32, 32, device=device)
     labels = torch.randint(10, (64,), device=device)
     widths, strides = (3, 32, 64, 128, 128), (1, 2, 2, 1)
     layers: list[nn.Module] = []
-    for i, o, stride in zip(widths, widths[1:], strides, strict=False):
+    for (i, o), stride in zip(pairwise(widths), strides, strict=True):
         layers += [nn.Conv2d(i, o, 3, stride, padding=1), nn.ReLU()]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)]
     return nn.Sequential(*layers, *head), lambda m: nn.functional.cross_entropy(m(images), labels)
 
 
 def gpt(device: str) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
+    """Four transformer blocks of width 256 on 16 sequences of 128 tokens."""
     model = Transformer(vocabulary_size=512, context=128, width=256, blocks=4, heads=4)
     tokens = torch.randint(512, (16, 128), device=device)
 
@@ -84,6 +84,7 @@ def step(
     monitor: Monitor | None,
     index: int,
 ) -> float:
+    """One training step, with or without a monitor; returns its seconds."""
     start = time.perf_counter()
     if monitor is not None:
         monitor.begin_step(index)
@@ -100,6 +101,7 @@ def step(
 
 
 def captured_steps(device: str, rounds: int) -> list[dict[str, Any]]:
+    """Ratios of captured to plain steps, one row per workload."""
     rows = []
     for name, make in WORKLOADS.items():
         model, loss = make(device)

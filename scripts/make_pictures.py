@@ -24,8 +24,8 @@ from jacoscope.cli import main as jacoscope
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
-RUNS = ("digits_cnn", "topics_transformer")
-TABS = {"scalars": "#scalars&tagFilter=sensitivity", "histograms": "#histograms", "text": "#text"}
+RUNS = {"digits_cnn": "update_ratio", "topics_transformer": "grad_rms"}
+TABS = {"scalars": "#scalars&tagFilter=sensitivity", "histograms": "#histograms"}
 
 
 def train(name: str, folder: str) -> None:
@@ -33,7 +33,7 @@ def train(name: str, folder: str) -> None:
     config = ROOT / "configs" / f"{name}.yaml"
     options = [
         f"--config={config}",
-        f"--trainer.logger.init_args.save_dir={folder}",
+        f"--trainer.logger.init_args.save_dir={folder}/runs",
         "--trainer.enable_progress_bar=false",
     ]
     sys.argv[1:] = []
@@ -41,13 +41,15 @@ def train(name: str, folder: str) -> None:
         raise SystemExit(f"{name} failed")
 
 
-def save_drawn(name: str, folder: str) -> None:
-    """Save the last layer × step pictures of a run."""
-    accumulator = EventAccumulator(str(Path(folder) / name / "version_0"), {"images": 0}).Reload()
-    for tag in accumulator.Tags()["images"]:
-        path = IMAGES / f"{name}_{tag.rpartition('/')[2]}.png"
-        path.write_bytes(accumulator.Images(tag)[-1].encoded_image_string)
-        print(path)
+def save_drawn(name: str, quantity: str, folder: str) -> None:
+    """Save a run's last layer × step picture of a quantity."""
+    accumulator = EventAccumulator(
+        str(Path(folder) / "runs" / name / "version_0"), {"images": 0}
+    ).Reload()
+    drawn = accumulator.Images(f"sensitivity_layers_by_step/{quantity}")[-1]
+    path = IMAGES / f"{name}_{quantity}.png"
+    path.write_bytes(drawn.encoded_image_string)
+    print(path)
 
 
 def save_tabs(folder: str, chromium: str) -> None:
@@ -57,8 +59,8 @@ def save_tabs(folder: str, chromium: str) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", folder, "--port", str(port)]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "runs", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
     try:
         _wait_for(f"http://127.0.0.1:{port}/data/runs")
         with sync_playwright() as playwright:
@@ -96,9 +98,9 @@ def main() -> None:
     options = parser.parse_args()
     IMAGES.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name in RUNS:
+        for name, quantity in RUNS.items():
             train(name, folder)
-            save_drawn(name, folder)
+            save_drawn(name, quantity, folder)
         if options.chromium:
             save_tabs(folder, options.chromium)
 

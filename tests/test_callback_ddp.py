@@ -16,17 +16,22 @@ from jacoscope import Run, read_run
 SCRIPT = Path(__file__).with_name("ddp_script.py")
 
 
-def run(folder: Path, processes: int, accumulate: int) -> Run:
+def launch(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     environment["OMP_NUM_THREADS"] = "1"
-    arguments = [sys.executable, str(SCRIPT), str(folder), str(processes), str(accumulate)]
+    command = [sys.executable, str(script), *arguments]
     done = subprocess.run(
-        arguments, env=environment, capture_output=True, text=True, timeout=240, check=False
+        command, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def run(folder: Path, processes: int, accumulate: int) -> Run:
+    done = launch(SCRIPT, str(folder), str(processes), str(accumulate))
     assert done.stdout.count("DONE") == processes
     assert len(list(folder.rglob("*tfevents*"))) == 1
     return read_run(folder)
@@ -44,3 +49,11 @@ def test_two_processes_record_what_one_does(accumulate: int, tmp_path: Path) -> 
         np.testing.assert_allclose(
             two[quantity], one[quantity], rtol=1e-6, atol=1e-12, err_msg=quantity
         )
+
+
+@pytest.mark.slow
+def test_sharded_parameters_are_withheld_and_said_so(tmp_path: Path) -> None:
+    done = launch(SCRIPT.with_name("model_parallel_script.py"), str(tmp_path))
+    assert done.stdout.count("DONE") == 2
+    said = "nothing will be recorded: it is sharded over processes"
+    assert done.stderr.count(said) == 1, done.stderr

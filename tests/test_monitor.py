@@ -199,6 +199,12 @@ def test_shadowed_rules_are_pointed_out() -> None:
         Monitor(small(), {"layers": [{}, {"kind": "bias"}]})
 
 
+def test_watching_nothing_is_said() -> None:
+    reason = "no parameter is watched, so nothing will be recorded: they are elsewhere"
+    with pytest.warns(MonitorWarning, match=reason):
+        Monitor(small(), withheld="they are elsewhere")
+
+
 def test_off_the_capture_steps_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small()
     monitor = Monitor(model, {"schedule": {"every": 100, "first": 0}}, sinks=[MemorySink()])

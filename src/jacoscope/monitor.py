@@ -124,13 +124,7 @@ class Monitor:
         self._in_transit: deque[tuple[_CapturedStep, Transfer]] = deque()
         self.captures = 0
         self._select()
-        for index in self.selection.shadowed:
-            warnings.warn(
-                f"jacoscope: rule layers[{index}] decides nothing, since earlier rules match all "
-                "that it matches; move it up to give it effect",
-                MonitorWarning,
-                stacklevel=2,
-            )
+        self._warn_of_what_has_no_effect()
 
     def __enter__(self) -> Monitor:
         return self
@@ -231,6 +225,23 @@ class Monitor:
             self.captures = int(state.get("captures", 0))
             for sink in self._sinks:
                 sink.load_state_dict(state.get("sinks", {}).get(type(sink).__name__, {}))
+
+    def _warn_of_what_has_no_effect(self) -> None:
+        for index in self.selection.shadowed:
+            warnings.warn(
+                f"jacoscope: rule layers[{index}] decides nothing, since earlier rules match all "
+                "that it matches; move it up to give it effect",
+                MonitorWarning,
+                stacklevel=3,
+            )
+        if not self.selection.targets and self.selection.is_final:
+            left_out = self.selection.left_out
+            reason = left_out[0].reason if left_out else "the model has none"
+            warnings.warn(
+                f"jacoscope: no parameter is watched, so nothing will be recorded: {reason}",
+                MonitorWarning,
+                stacklevel=3,
+            )
 
     def _select(self) -> None:
         self.selection = select(self._model, self.config, withheld=self._withheld)
