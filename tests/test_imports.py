@@ -21,7 +21,7 @@ _ORDER = [
 _FREE = ["_version", "errors", "faults"]
 # What stands beside the flow, by what it may import.
 _BESIDE: dict[str, list[str]] = {
-    "reader": ["errors"],
+    "reader": ["errors", "record"],
     "demos": [],
     "__init__": ["config", "errors", "faults", "_version", "monitor", "reader", "callback"],
 }
@@ -114,7 +114,7 @@ _CASES = [
     ("config._load", "if TYPE_CHECKING:\n    from jacoscope.monitor import Monitor", False),
     ("errors", "from jacoscope.config import Schedule", False),
     ("reader", "from jacoscope.errors import nearest", True),
-    ("reader", "from jacoscope.record import Record", False),
+    ("reader", "from jacoscope.record import SCHEMA_VERSION", True),
     ("monitor", "from jacoscope.reader import read_run", False),
     ("monitor", "from jacoscope.callback import SensitivityMonitor", False),
     ("monitor", "from jacoscope.demos import MLP", False),

@@ -236,3 +236,20 @@ def test_cuda_gives_the_same_and_does_not_wait() -> None:
         records[device] = {item.quantity: item.values for item in sink.records[0].records}
     for name, values in records["cpu"].items():
         np.testing.assert_allclose(records["cuda"][name], values, rtol=1e-9, err_msg=name)
+
+
+def test_hooks_of_others_on_the_optimiser_are_left_alone() -> None:
+    """An optimiser iterates over its hooks: removing ours there would break its step."""
+    model, called = small(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.register_step_post_hook(lambda *_: called.append("before"))
+    with Monitor(model, {"on_error": "raise"}, sinks=[MemorySink()]) as monitor:
+        monitor.begin_step(0)
+        model(torch.randn(8, 4)).sum().backward()
+        monitor.before_optimizer_step(optimizer)
+        later = optimizer.register_step_post_hook(lambda *_: called.append("after"))
+        optimizer.step()
+        monitor.end_step()
+    later.remove()
+    assert called == ["before", "after"]
+    assert len(optimizer._optimizer_step_post_hooks) == 1

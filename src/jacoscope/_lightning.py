@@ -95,11 +95,11 @@ def make_sinks(trainer: Trainer, config: MonitorConfig) -> tuple[list[Sink], str
     with faults.contain(TensorBoardSink.subject):
         if board is not None and output.directory is None:
             folder = str(board.log_dir)
-            sinks.append(TensorBoardSink(board.experiment, output))
+            sinks.append(TensorBoardSink(board.experiment, output, faults=faults))
         else:
             folder = output.directory or _own_folder(trainer)
             writer = SummaryWriter(folder)
-            sinks.append(TensorBoardSink(writer, output, owns_writer=True))
+            sinks.append(TensorBoardSink(writer, output, owns_writer=True, faults=faults))
     for logger in trainer.loggers:
         if output.headline and (logger is not board or output.directory is not None):
             sinks.append(ScalarSink(_metrics_of(logger), output.group))

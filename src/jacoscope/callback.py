@@ -229,7 +229,8 @@ def _one_config(
         return resolve_config(separate)
     defaults = MonitorConfig()
     for key, value in separate.items():
-        if value != getattr(defaults, key) and tuple(value) != getattr(defaults, key):
+        default = getattr(defaults, key)
+        if (tuple(value) if isinstance(default, tuple) else value) != default:
             raise ConfigError(
                 f"is given beside config={config!r}; write it there, or give all options "
                 "separately",

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from jacoscope._version import __version__
 from jacoscope.callback import SensitivityMonitor
-from jacoscope.config import check_section, load_config
+from jacoscope.config import check_section, load_config, read_yaml
 from jacoscope.errors import ConfigError, nearest
 from jacoscope.inspection import report
 from jacoscope.selection import select
@@ -45,6 +45,9 @@ class InspectingTrainer(Trainer):
 class _Parser(LightningArgumentParser):
     """A parser whose errors are one sentence, without pages of usage before it."""
 
+    # What the command line was given; parsers of subcommands share it, to explain their errors.
+    given: Sequence[str] = ()
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and leave with exit code 2."""
         if message.startswith("unrecognized arguments:"):
@@ -53,6 +56,8 @@ class _Parser(LightningArgumentParser):
                 given, (option for option in self._option_names() if option.count(".") < 4)
             )
             message = f"{given} is not an option; {hint}"
+        else:
+            message = _mistake_in_options(self.given) or " ".join(message.split())
         print(f"jacoscope: error: {message}", file=sys.stderr)
         sys.exit(2)
 
@@ -90,7 +95,9 @@ class JacoscopeCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check the monitor's sections first, whose errors are clearer than a parser's."""
-        _check_files(sys.argv[1:] if args is None else args)
+        given = sys.argv[1:] if args is None else args
+        _check_files(given)
+        _Parser.given = given
         super().parse_arguments(parser, args)
 
     def after_fit(self) -> None:
@@ -121,9 +128,22 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         JacoscopeCLI(args)
     except ConfigError as error:
-        print(f"jacoscope: error: {error}", file=sys.stderr)
+        told = (
+            error if error.source else _with_source(error, sys.argv[1:] if args is None else args)
+        )
+        print(f"jacoscope: error: {told}", file=sys.stderr)
         return 2
     return 0
+
+
+def _with_source(error: ConfigError, args: Sequence[str]) -> ConfigError:
+    """The error, naming the file that the monitor's configuration was last read from."""
+    for option, value in reversed(list(_options(args))):
+        if option == "--monitor" and Path(value).is_file():
+            return error.read_from(value)
+        if option in ("--config", "-c") and "monitor" in (read_yaml(value) or {}):
+            return error.within("monitor").read_from(value)
+    return error
 
 
 def _check_files(args: Sequence[str]) -> None:
@@ -135,20 +155,17 @@ def _check_files(args: Sequence[str]) -> None:
     for option, value in _options(args):
         path = Path(value)
         if option == "--monitor":
-            load_config(path)
+            inline = yaml.safe_load(value) if value.lstrip().startswith("{") else None
+            if isinstance(inline, dict):
+                check_section(inline, key="monitor")
+            else:
+                load_config(path)
         elif option in ("--config", "-c"):
             _check_experiment(path)
 
 
 def _check_experiment(path: Path) -> None:
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot be read ({error.strerror}); give the path of a YAML file", source=str(path)
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        return  # the parser reports it
+    loaded = read_yaml(path)
     if not isinstance(loaded, dict):
         return
     sections = {"monitor": loaded.get("monitor")}
@@ -165,6 +182,26 @@ def _check_experiment(path: Path) -> None:
                 else section
             )
             check_section(given, source=str(path), key=key)
+
+
+def _mistake_in_options(args: Sequence[str]) -> str | None:
+    """What is wrong with the options ``--monitor.…``, in our own words."""
+    section: dict[str, Any] = {}
+    for option, value in _options(args):
+        if option.startswith("--monitor."):
+            *path, name = option.removeprefix("--monitor.").split(".")
+            place = section
+            for part in path:
+                place = place.setdefault(part, {})
+            try:
+                place[name] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                return None
+    try:
+        check_section(section, key="monitor")
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:

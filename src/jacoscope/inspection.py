@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING
 
 import torch
@@ -68,12 +69,14 @@ def report(selection: Selection, config: MonitorConfig) -> str:
     copies = int(table["memory"].sum())
     buffers = _buffers(selection.targets)
     scalars = sum(target.numel for target in selection.targets)
+    coverage = selection.coverage
+    share = "none to train" if isnan(coverage) else f"{coverage:.1%} of what can be trained"
     return "\n".join(
         [
             *_table(table),
             "",
             f"watched    {len(selection.targets)} of {len(table)} parameter tensors, {scalars:,} "
-            f"scalars, {selection.coverage:.1%} of what can be trained",
+            f"scalars, {share}",
             *_rules(selection),
             f"memory     {_bytes(copies + buffers)} more while a captured step runs: "
             f"{_bytes(copies)} copies, {_bytes(buffers)} buffers",

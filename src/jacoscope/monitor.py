@@ -9,7 +9,7 @@ import importlib.metadata
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from jacoscope._version import __version__
 from jacoscope.capture import OptimizerStepCapture, ParameterTensors
 from jacoscope.config import MonitorConfig, resolve_config
 from jacoscope.faults import Faults, MonitorWarning
@@ -40,8 +41,6 @@ from jacoscope.sinks import RunInfo, Sink
 
 __all__ = ["Monitor"]
 
-Contain = Callable[[], AbstractContextManager[None]]
-
 
 class _CapturedStep:
     """A captured training step, from its beginning until its record is written."""
@@ -53,7 +52,6 @@ class _CapturedStep:
         lanes: Sequence[Lane],
         headline_lanes: Sequence[Lane],
         gauge: Gauge,
-        contain: Contain,
     ) -> None:
         self.step = step
         self.epoch = epoch
@@ -61,9 +59,7 @@ class _CapturedStep:
         self.headline_targets = [target for lane in headline_lanes for target in lane.targets]
         self.gradient = GradientInfo()
         self.measured: list[Measured] = []
-        self.capture = OptimizerStepCapture(
-            wanted_of(headline_lanes or lanes), self._measure, contain
-        )
+        self.capture = OptimizerStepCapture(wanted_of(headline_lanes or lanes), self._measure)
         self._gauge = gauge
         self._quantities = quantities_of(lanes)
 
@@ -155,9 +151,7 @@ class Monitor:
             if due:
                 # Headlines are always on all that is watched, or their charts would jump.
                 everything = self._lanes if self._headline_lane in due else ()
-                self._open = _CapturedStep(
-                    step, epoch, due, everything, self._gauge, self._containing_capture
-                )
+                self._open = _CapturedStep(step, epoch, due, everything, self._gauge)
         return self._open is not None
 
     def next_due(self, step: int, epoch_start: int = 0) -> float:
@@ -320,8 +314,8 @@ class Monitor:
 
 
 def _versions() -> dict[str, str]:
-    names = ("jacoscope", "torch", "lightning", "pytorch-lightning", "tensorboard")
-    found = {}
+    names = ("torch", "lightning", "pytorch-lightning", "tensorboard")
+    found = {"jacoscope": __version__}
     for name in names:
         try:
             found[name] = importlib.metadata.version(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.util import tensor_util
+
+from jacoscope.record import PLUGIN_NAME, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,13 +43,13 @@ def read_run(path: str | Path, group: str | None = None) -> Run:
     root = Path(path).expanduser()
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist; give the folder of a run")
-    files = [root] if root.is_file() else sorted(root.rglob("*tfevents*"))
+    files = [root] if root.is_file() else sorted(root.rglob("*tfevents*"), key=_natural)
     found: dict[tuple[Path, str], _Builder] = {}
     for file in files:
-        for step, wall_time, value in _values(file):
-            name = value.tag.removeprefix(_PREFIX).split("/")[0]
-            key = (file.parent, name)
-            found.setdefault(key, _Builder(file.parent, name)).add(step, wall_time, value)
+        for step, wall_time, value, schema in _values(file):
+            name, _, tag = value.tag.removeprefix(_PREFIX).partition("/")
+            builder = found.setdefault((file.parent, name), _Builder(file.parent, name))
+            builder.add(step, wall_time, tag, schema, value)
     found = {key: builder for key, builder in found.items() if group in (None, key[1])}
     if not found:
         of = f" of group {group!r}" if group else ""
@@ -141,10 +144,13 @@ class Run:
         for quantity, frame in self._values.items():
             part = frame.melt(var_name="parameter", value_name="value", ignore_index=False)
             parts.append(part.reset_index().assign(quantity=quantity))
+        columns = ["step", "epoch", "quantity", "parameter", "layer", "value"]
+        if not parts:
+            return pd.DataFrame(columns=columns)
         long = pd.concat(parts, ignore_index=True)
         long["layer"] = long["parameter"].map(layers)
         long["epoch"] = long["step"].map(self.steps["epoch"])
-        return long[["step", "epoch", "quantity", "parameter", "layer", "value"]]
+        return long[columns]
 
     def __repr__(self) -> str:
         return (
@@ -180,7 +186,6 @@ class _Builder:
     def __init__(self, folder: Path, group: str) -> None:
         self._folder = folder
         self._group = group
-        self._schemas: dict[str, dict[str, Any]] = {}
         self._columns: dict[str, dict[int, dict[str, float]]] = {}
         self._histograms: dict[str, Histogram] = {}
         self._steps: dict[int, dict[str, Any]] = {}
@@ -189,14 +194,9 @@ class _Builder:
         self._units: dict[str, str] = {}
         self._missing: dict[int, list[dict[str, Any]]] = {}
 
-    def add(self, step: int, wall_time: float, value: Any) -> None:
-        tag = value.tag.removeprefix(f"{_PREFIX}{self._group}/")
-        content = value.metadata.plugin_data.content
-        if content:
-            self._schemas[tag] = json.loads(content)
-        schema = self._schemas.get(tag)
-        if schema is None:
-            return
+    def add(
+        self, step: int, wall_time: float, tag: str, schema: dict[str, Any], value: Any
+    ) -> None:
         array = tensor_util.make_ndarray(value.tensor)
         if tag == ".run":
             self._described = json.loads(array.item())
@@ -249,7 +249,19 @@ class _Builder:
         values = {}
         for quantity, rows in self._columns.items():
             frame = pd.DataFrame.from_dict(rows, orient="index").sort_index()
-            frame = frame[[name for name in order if name in frame] or list(frame)]
+            known = [name for name in order if name in frame]
+            frame = frame[known + [name for name in frame if name not in known]]
+            for step, row in rows.items():
+                self._missing.setdefault(step, []).extend(
+                    {
+                        "step": step,
+                        "quantity": quantity,
+                        "parameter": name,
+                        "reason": "it is captured on a schedule of its own, not at this step",
+                    }
+                    for name in frame
+                    if name not in row
+                )
             frame.index.name, frame.columns.name = "step", None
             values[quantity] = frame
         steps = pd.DataFrame.from_dict(self._steps, orient="index").sort_index()
@@ -268,9 +280,31 @@ class _Builder:
         )
 
 
-def _values(file: Path) -> Iterator[tuple[int, float, Any]]:
-    """The monitor's values in an event file, up to where it can be read."""
+def _natural(path: Path) -> list[int | str]:
+    """A key that sorts names with numbers by the numbers: 9 before 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+
+
+def _values(file: Path) -> Iterator[tuple[int, float, Any, dict[str, Any]]]:
+    """The monitor's values in an event file, each with its schema, up to where it can be read."""
+    schemas: dict[str, dict[str, Any] | None] = {}
     for event in EventFileLoader(str(file)).Load():
         for value in event.summary.value:
-            if value.tag.startswith(_PREFIX):
-                yield event.step, event.wall_time, value
+            data = value.metadata.plugin_data
+            if value.tag not in schemas:
+                ours = data.plugin_name == PLUGIN_NAME and value.tag.startswith(_PREFIX)
+                schemas[value.tag] = _schema(data.content) if ours else None
+            schema = schemas[value.tag]
+            if schema is not None:
+                yield event.step, event.wall_time, value, schema
+
+
+def _schema(content: bytes) -> dict[str, Any] | None:
+    """What a tag's metadata say, or ``None`` if they are not of a kind that this version reads."""
+    try:
+        schema = json.loads(content)
+    except ValueError:  # of UTF-8 and of JSON alike
+        return None
+    if not isinstance(schema, dict) or schema.get("version") != SCHEMA_VERSION:
+        return None
+    return schema

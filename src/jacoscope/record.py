@@ -20,7 +20,22 @@ from jacoscope.quantities import HEADLINES, QUANTITIES, FloatArray
 from jacoscope.reduction import HostStatistics
 from jacoscope.selection import Target
 
-__all__ = ["Axis", "GradientInfo", "Record", "StepRecord", "finish_headline", "finish_record"]
+__all__ = [
+    "PLUGIN_NAME",
+    "SCHEMA_VERSION",
+    "Axis",
+    "GradientInfo",
+    "Record",
+    "StepRecord",
+    "finish_headline",
+    "finish_record",
+]
+
+PLUGIN_NAME = "jacoscope"
+"""The name that recorded tensors carry in an event file."""
+
+SCHEMA_VERSION = 1
+"""The version of what recorded tensors look like; readers pass over others."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -61,22 +60,19 @@ class OptimizerStepCapture:
     Args:
         wanted: The parameters to capture.
         emit: Receives the tensors, which are valid only during the call.
-        contain: Makes the context in which the optimiser's hook runs; what it does not let pass
-            cannot reach the training.
     """
 
     def __init__(
         self,
         wanted: Sequence[Wanted],
         emit: Callable[[ParameterTensors], None],
-        contain: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._waiting = {id(item.parameter): item for item in wanted}
         self._emit = emit
-        self._contain = contain
         self._seen: set[int] = set()
         self._pending: dict[int, list[_Copies]] = {}
         self._hooks: dict[int, RemovableHandle] = {}
+        self._failure: Exception | None = None
         self.missing: dict[str, str] = {}
 
     @property
@@ -111,6 +107,8 @@ class OptimizerStepCapture:
         non-finite gradients) has an update of zero. Parameters of no optimiser have weights only.
         """
         try:
+            if self._failure is not None:
+                raise self._failure
             for key in list(self._pending):
                 self._after_step(key)
             rest = list(self._waiting.values())
@@ -172,14 +170,14 @@ class OptimizerStepCapture:
             self._hooks[key] = optimizer.register_step_post_hook(lambda *_: self._on_step_done(key))
 
     def _on_step_done(self, key: int) -> None:
-        with self._contain():
+        # The optimiser iterates over its hooks: none may be removed now, and nothing raised.
+        try:
             self._after_step(key)
+        except Exception as error:
+            self._failure = self._failure or error
 
     @torch.no_grad()
     def _after_step(self, key: int) -> None:
-        handle = self._hooks.pop(key, None)
-        if handle is not None:
-            handle.remove()
         for parts in self._pending.pop(key, []):
             moved = [item.parameter for item in parts.wanted]
             self._emit(

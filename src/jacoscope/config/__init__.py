@@ -1,6 +1,6 @@
 """Configuration: frozen dataclasses, one schema for Python and YAML."""
 
-from jacoscope.config._load import check_section, load_config, resolve_config
+from jacoscope.config._load import check_section, load_config, read_yaml, resolve_config
 from jacoscope.config._schema import (
     DEFAULT_QUANTITIES,
     LayerRule,
@@ -21,5 +21,6 @@ __all__ = [
     "Schedule",
     "check_section",
     "load_config",
+    "read_yaml",
     "resolve_config",
 ]

@@ -12,7 +12,7 @@ from jacoscope.config._coerce import build
 from jacoscope.config._schema import MonitorConfig
 from jacoscope.errors import ConfigError
 
-__all__ = ["check_section", "load_config", "resolve_config"]
+__all__ = ["check_section", "load_config", "read_yaml", "resolve_config"]
 
 _TRAINING_KEYS = {"trainer", "model", "data", "fit", "seed_everything"}
 
@@ -34,14 +34,11 @@ def resolve_config(config: MonitorConfig | Mapping[str, Any] | str | Path | None
     return check_section(config)
 
 
-def load_config(path: str | Path) -> MonitorConfig:
-    """A :class:`MonitorConfig` from a YAML file.
-
-    The file holds the fields of :class:`MonitorConfig`; in a whole experiment's file, those under
-    its top-level key ``monitor`` are taken.
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file says.
 
     Raises:
-        ConfigError: If the file cannot be read, or what it says cannot be used.
+        ConfigError: If it cannot be read.
     """
     source = str(path)
     try:
@@ -56,7 +53,7 @@ def load_config(path: str | Path) -> MonitorConfig:
             f"cannot be read ({reason}); give the path of a YAML file", source=source
         ) from None
     try:
-        loaded = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
@@ -67,6 +64,19 @@ def load_config(path: str | Path) -> MonitorConfig:
         raise ConfigError(
             f"has a value that cannot be read ({error}); put it in quotes", source=source
         ) from None
+
+
+def load_config(path: str | Path) -> MonitorConfig:
+    """A :class:`MonitorConfig` from a YAML file.
+
+    The file holds the fields of :class:`MonitorConfig`; in a whole experiment's file, those under
+    its top-level key ``monitor`` are taken.
+
+    Raises:
+        ConfigError: If the file cannot be read, or what it says cannot be used.
+    """
+    source = str(path)
+    loaded = read_yaml(path)
     if loaded is None:
         return MonitorConfig()
     if isinstance(loaded, Mapping) and (_TRAINING_KEYS & set(loaded) or set(loaded) == {"monitor"}):

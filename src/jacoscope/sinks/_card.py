@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 import yaml
 
@@ -30,7 +31,8 @@ def card_text(run: RunInfo, gradient: GradientInfo) -> str:
             _watched(run.selection),
             _gradient(gradient),
             _headline(run.config),
-            _pictures(run.config),
+            _pictures(run),
+            _single(run),
             _quantities(run.selection),
             _left_out(run.selection),
             _config(run.config),
@@ -41,9 +43,11 @@ def card_text(run: RunInfo, gradient: GradientInfo) -> str:
 
 def _watched(selection: Selection) -> str:
     scalars = sum(target.numel for target in selection.targets)
+    coverage = selection.coverage
+    share = "none to train" if isnan(coverage) else f"{coverage:.1%} of all that can be trained"
     return (
         f"{len(selection.targets)} parameter tensors are watched, {scalars:,} scalars, "
-        f"{selection.coverage:.1%} of all that can be trained. Steps count optimiser steps from 0, "
+        f"{share}. Steps count optimiser steps from 0, "
         "as the Trainer's own charts do. "
         "`jacoscope.read_run(folder)` returns every number as pandas frames."
     )
@@ -72,20 +76,36 @@ def _headline(config: MonitorConfig) -> str:
     )
 
 
-def _pictures(config: MonitorConfig) -> str:
-    if not config.output.pictures:
+def _pictures(run: RunInfo) -> str:
+    drawn = [name for name in run.config.output.pictures if name in _asked(run.selection)]
+    if not drawn:
         return ""
-    tags = ", ".join(
-        f"`{config.output.group}_layers_by_step/{name}`" for name in config.output.pictures
-    )
+    tags = ", ".join(f"`{run.config.output.group}_layers_by_step/{name}`" for name in drawn)
     return (
         f"## Pictures\n\n{tags}: parameters down in the model's order, captured steps across, "
         "one colour per value."
     )
 
 
+def _single(run: RunInfo) -> str:
+    output, asked = run.config.output, _asked(run.selection)
+    charts = [
+        f"- scalars `{output.group}_parameters_{name}/PARAMETER`: {QUANTITIES[name].title}"
+        for name in output.layer_scalars
+        if name in asked
+    ]
+    if output.histograms and "grad_histogram" in asked:
+        title = QUANTITIES["grad_histogram"].title
+        charts.append(f"- histograms `{output.group}_gradients/PARAMETER`: {title}")
+    return "## Charts of single parameters\n\n" + "\n".join(charts) if charts else ""
+
+
+def _asked(selection: Selection) -> set[str]:
+    return {name for target in selection.targets for name in target.quantities}
+
+
 def _quantities(selection: Selection) -> str:
-    asked = {name for target in selection.targets for name in target.quantities}
+    asked = _asked(selection)
     rows = [
         (str(name), quantity.formula, quantity.unit, quantity.reading)
         for name, quantity in QUANTITIES.items()

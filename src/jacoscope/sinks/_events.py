@@ -19,9 +19,9 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_STRING
 
-__all__ = ["PLUGIN_NAME", "EventWriter", "add_values", "tensor_value", "text_value"]
+from jacoscope.record import PLUGIN_NAME
 
-PLUGIN_NAME = "jacoscope"
+__all__ = ["EventWriter", "add_values", "tensor_value", "text_value"]
 
 _TYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.float64): DT_DOUBLE}
 

@@ -29,9 +29,7 @@ def page_count(history: History) -> int:
     return max(1, -(-len(history.axis.names) // ROWS_PER_PAGE))
 
 
-def draw_heatmap(
-    quantity: Quantity, history: History, page: int = 0, missing: frozenset[str] = frozenset()
-) -> npt.NDArray[np.uint8]:
+def draw_heatmap(quantity: Quantity, history: History, page: int = 0) -> npt.NDArray[np.uint8]:
     """The picture, shape (height, width, 3).
 
     Colours are viridis, which reads in print and for the colour-blind; signed quantities use a
@@ -42,7 +40,6 @@ def draw_heatmap(
         quantity: What is drawn.
         history: Its values by captured step.
         page: Which stretch of the layers.
-        missing: Parameters whose ``nan`` means missing rather than not a number.
     """
     first = page * ROWS_PER_PAGE
     names = history.axis.names[first : first + ROWS_PER_PAGE]
@@ -55,21 +52,21 @@ def draw_heatmap(
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((margin / width, 0.55 / height, 4.6 / width, 1 - 1.4 / height))
     norm, colours = _scale(quantity, history.values_LS)
-    rows = np.array([name in missing for name in names], dtype=bool)
-    painted = _paint(values_LS, rows, norm, colours, quantity.is_log)
+    missing_LS = history.missing_LS[first : first + ROWS_PER_PAGE]
+    painted = _paint(values_LS, missing_LS, norm, colours, quantity.is_log)
     axes.imshow(painted, aspect="auto", interpolation="nearest")
     _label(axes, quantity, history, labels, page, prefix)
     _colour_bar(figure, axes, quantity, norm, colours, height)
-    _legend(axes, values_LS, rows, quantity.is_log)
+    _legend(axes, values_LS, missing_LS, quantity.is_log)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
     return pixels[..., :3].copy()
 
 
 def _scale(quantity: Quantity, values_LS: FloatArray) -> tuple[Normalize, Any]:
-    finite = values_LS[np.isfinite(values_LS)]
+    finite = values_LS[np.isfinite(values_LS)].clip(-1e300, 1e300)  # room to widen the range
     if quantity.is_log:
-        positive = finite[finite > 0]
+        positive = finite[finite > 0].clip(1e-300)
         low, high = (positive.min(), positive.max()) if positive.size else (1e-1, 1.0)
         low, high = (low / 2, high * 2) if high / low < 4 else (low, high)
         return LogNorm(low, high), colormaps["viridis"]
@@ -84,7 +81,7 @@ def _scale(quantity: Quantity, values_LS: FloatArray) -> tuple[Normalize, Any]:
 
 def _paint(
     values_LS: FloatArray,
-    missing_L: npt.NDArray[np.bool_],
+    missing_LS: npt.NDArray[np.bool_],
     norm: Normalize,
     colours: Any,
     is_log: bool,
@@ -93,14 +90,14 @@ def _paint(
     painted: FloatArray = colours(norm(np.where(drawable, values_LS, 1.0)))[..., :3]
     painted[~drawable & (values_LS == 0)] = _rgb(_ZERO)
     painted[~np.isfinite(values_LS)] = _rgb(_NONFINITE)
-    painted[np.isnan(values_LS) & missing_L[:, None]] = _rgb(_MISSING)
+    painted[missing_LS] = _rgb(_MISSING)
     return painted
 
 
 def _label(
     axes: Axes, quantity: Quantity, history: History, labels: list[str], page: int, prefix: str
 ) -> None:
-    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
     places = np.unique(np.linspace(0, len(history) - 1, min(len(history), 9)).round().astype(int))
     axes.set_xticks(places, [str(history.steps[place]) for place in places], fontsize=8)
     thinned = "; each column the largest of several steps" if history.is_thinned else ""
@@ -108,7 +105,9 @@ def _label(
     pages = page_count(history)
     which = f", page {page + 1} of {pages}" if pages > 1 else ""
     within = f" of {prefix.rstrip('.')}" if prefix else ""
-    axes.set_title(f"{quantity.title}{within} by step{which}\n", fontsize=11, loc="left")
+    axes.set_title(
+        f"{quantity.title}{within} by step{which}\n", fontsize=11, loc="left", parse_math=False
+    )
     axes.text(
         0, 1.0, f"{quantity.formula}\n", transform=axes.transAxes, fontsize=8, va="center",
         color="#444444",
@@ -132,9 +131,9 @@ def _colour_bar(
 
 
 def _legend(
-    axes: Axes, values_LS: FloatArray, missing_L: npt.NDArray[np.bool_], is_log: bool
+    axes: Axes, values_LS: FloatArray, missing_LS: npt.NDArray[np.bool_], is_log: bool
 ) -> None:
-    absent = np.isnan(values_LS) & missing_L[:, None]
+    absent = missing_LS
     entries = (
         (is_log and bool((values_LS == 0).any()), _ZERO, "zero"),
         (bool((~np.isfinite(values_LS) & ~absent).any()), _NONFINITE, "not finite"),

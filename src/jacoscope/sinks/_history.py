@@ -5,10 +5,11 @@ Shape suffixes: L parameters, S columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from jacoscope.quantities import FloatArray
 from jacoscope.record import Axis
@@ -20,7 +21,8 @@ class History:
     """Values of a quantity by captured step.
 
     When there are more columns than allowed, neighbours are merged, keeping of each pair the value
-    of larger magnitude, and one that is not finite above all: peaks and faults survive.
+    of larger magnitude, one that is not finite above all, and one that is missing last of all:
+    peaks and faults survive.
 
     Args:
         axis: The parameters.
@@ -32,6 +34,7 @@ class History:
         self._limit = columns
         self._steps: list[int] = []
         self._values: list[FloatArray] = []
+        self._missing: list[npt.NDArray[np.bool_]] = []
         self.last_step = -1
         self.is_thinned = False
 
@@ -48,13 +51,28 @@ class History:
         """The values, shape (L, S)."""
         return np.stack(self._values, axis=1)
 
-    def append(self, step: int, values_L: FloatArray) -> None:
-        """Add a captured step; one that is already there, or later ones, are replaced by it."""
+    @property
+    def missing_LS(self) -> npt.NDArray[np.bool_]:
+        """Which of the values are nan because they are missing, shape (L, S)."""
+        return np.stack(self._missing, axis=1)
+
+    def append(
+        self, step: int, values_L: FloatArray, missing: Collection[str] = frozenset()
+    ) -> None:
+        """Add a captured step; one that is already there, or later ones, are replaced by it.
+
+        Args:
+            step: The step.
+            values_L: Its values.
+            missing: Parameters whose value is missing.
+        """
         while self._steps and self._steps[-1] >= step:
             self._steps.pop()
             self._values.pop()
+            self._missing.pop()
         self._steps.append(step)
         self._values.append(values_L.copy())
+        self._missing.append(np.array([name in missing for name in self.axis.names], dtype=bool))
         self.last_step = step
         if len(self._steps) > self._limit:
             self._thin()
@@ -62,8 +80,15 @@ class History:
     def _thin(self) -> None:
         kept = len(self._steps) % 2  # an odd one out, the newest, stays as it is
         pairs = range(0, len(self._steps) - kept, 2)
-        values = [_larger(self._values[index], self._values[index + 1]) for index in pairs]
+        values, missing = [], []
+        for index in pairs:
+            value_1, value_2 = self._values[index : index + 2]
+            missing_1, missing_2 = self._missing[index : index + 2]
+            first_L = _takes_first(value_1, value_2, missing_1, missing_2)
+            values.append(np.where(first_L, value_1, value_2))
+            missing.append(np.where(first_L, missing_1, missing_2))
         self._values = values + self._values[len(self._values) - kept :]
+        self._missing = missing + self._missing[len(self._missing) - kept :]
         self._steps = [self._steps[index] for index in pairs] + self._steps[
             len(self._steps) - kept :
         ]
@@ -75,6 +100,7 @@ class History:
             "digest": self.axis.digest,
             "steps": list(self._steps),
             "values": [values.tolist() for values in self._values],
+            "missing": [missing.tolist() for missing in self._missing],
             "last_step": self.last_step,
             "is_thinned": self.is_thinned,
         }
@@ -85,13 +111,21 @@ class History:
             return
         self._steps = [int(step) for step in state["steps"]]
         self._values = [np.array(values, dtype=np.float64) for values in state["values"]]
+        self._missing = [np.array(missing, dtype=bool) for missing in state["missing"]]
         self.last_step = int(state["last_step"])
         self.is_thinned = bool(state["is_thinned"])
 
 
-def _larger(first: FloatArray, second: FloatArray) -> FloatArray:
+def _takes_first(
+    first: FloatArray,
+    second: FloatArray,
+    first_missing: npt.NDArray[np.bool_],
+    second_missing: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.bool_]:
+    """Where the first of two values says more than the second."""
     size_1, size_2 = (
-        np.where(np.isfinite(values), np.abs(values), np.where(np.isinf(values), np.inf, -1.0))
-        for values in (first, second)
+        np.where(missing, -1.0, np.where(np.isnan(values), np.inf, np.abs(values)))
+        for values, missing in ((first, first_missing), (second, second_missing))
     )
-    return np.where(size_1 > size_2, first, second)
+    taken: npt.NDArray[np.bool_] = size_1 > size_2
+    return taken

@@ -39,7 +39,6 @@ class Pictures:
         self._group = group
         self._quantities = quantities
         self._histories: dict[tuple[str, str], History] = {}
-        self._missing: dict[tuple[str, str], frozenset[str]] = {}
         self._restored: dict[str, Any] = {}
         self._captures = 0
         self._next_drawing = _FIRST_DRAWING
@@ -54,8 +53,7 @@ class Pictures:
             if key not in self._histories:
                 self._histories[key] = History(item.axis)
                 self._histories[key].load_state_dict(self._restored.get("/".join(key), {}))
-            self._histories[key].append(record.step, item.values)
-            self._missing[key] = frozenset(item.missing)
+            self._histories[key].append(record.step, item.values, item.missing)
         self._captures += 1
         if self._captures >= self._next_drawing:
             self._next_drawing = int(self._captures * _GROWTH)
@@ -76,15 +74,22 @@ class Pictures:
             drawn[name] += 1  # layers with schedules of their own make pictures of their own
             quantity = QUANTITIES[name]  # type: ignore[index]
             for page in range(page_count(history)):
-                image = draw_heatmap(quantity, history, page, self._missing[key])
+                image = draw_heatmap(quantity, history, page)
                 lane = f"_{drawn[name]}" if drawn[name] > 1 else ""
                 part = f"_page{page + 1}" if page_count(history) > 1 else ""
                 tag = f"{self._group}_layers_by_step/{name}{lane}{part}"
                 self._writer.add_image(tag, image, latest, dataformats="HWC")
 
+    def stop(self) -> None:
+        """Draw nothing any more."""
+        self._quantities = ()
+        self._histories.clear()
+        self._restored.clear()
+
     def state_dict(self) -> dict[str, Any]:
         """The histories as plain values."""
-        return {"/".join(key): history.state_dict() for key, history in self._histories.items()}
+        current = {"/".join(key): history.state_dict() for key, history in self._histories.items()}
+        return {**self._restored, **current}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up histories, to be continued by the steps that follow."""

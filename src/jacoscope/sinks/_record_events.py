@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 
 from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES
-from jacoscope.record import Record, StepRecord
+from jacoscope.record import SCHEMA_VERSION, Record, StepRecord
 from jacoscope.sinks._events import EventWriter, add_values, tensor_value, text_value
 from jacoscope.sinks._sink import RunInfo
 
-__all__ = ["SCHEMA_VERSION", "RecordEvents", "describe_run"]
-
-SCHEMA_VERSION = 1
+__all__ = ["RecordEvents", "describe_run"]
 
 
 class RecordEvents:

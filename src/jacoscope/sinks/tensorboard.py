@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jacoscope.config import Output
+from jacoscope.faults import Faults
 from jacoscope.quantities import HEADLINES, HISTOGRAM_EDGES
 from jacoscope.record import Record, StepRecord
 from jacoscope.sinks._card import card_text
@@ -29,6 +30,7 @@ class TensorBoardSink(Sink):
         output: What to write.
         owns_writer: Whether to close the writer in the end.
         headline: Whether to write the headline here, if ``output`` wants it.
+        faults: What to do when a picture fails, which must not cost the record; by default, warn.
 
     Tags, with ``GROUP`` from ``output.group``:
 
@@ -49,6 +51,7 @@ class TensorBoardSink(Sink):
         *,
         owns_writer: bool = False,
         headline: bool = True,
+        faults: Faults | None = None,
     ) -> None:
         self._writer = writer
         self._output = output
@@ -56,6 +59,7 @@ class TensorBoardSink(Sink):
         self._writes_headline = headline and output.headline
         self._events = RecordEvents(writer, output.group)
         self._pictures = Pictures(writer, output.group, output.pictures)
+        self._faults = faults or Faults("warn")
         self._unexplained: RunInfo | None = None
 
     def open(self, run: RunInfo) -> None:
@@ -78,11 +82,13 @@ class TensorBoardSink(Sink):
                 self._write_histograms(item, record.step)
             elif item.quantity in self._output.layer_scalars:
                 self._write_layer_scalars(item, record.step)
-        self._pictures.write(record)
+        with self._faults.contain("drawing pictures", self._pictures.stop):
+            self._pictures.write(record)
 
     def close(self) -> None:
         """Draw the last pictures, and flush or close the event file."""
-        self._pictures.draw()
+        with self._faults.contain("drawing pictures", self._pictures.stop):
+            self._pictures.draw()
         self._writer.flush()
         if self._owns_writer:
             self._writer.close()
