@@ -15,7 +15,17 @@ _ROOT = Path(jacoscope.__file__).parent
 # A module may import from those before it, and a package's modules from one another.
 _ORDER = [
     *("config", "selection", "schedule", "capture", "quantities", "reduction", "record", "plan"),
-    *("inspection", "measuring", "sinks", "monitor", "_lightning", "callback", "cli", "__main__"),
+    *(
+        "inspection",
+        "measuring",
+        "captured_step",
+        "sinks",
+        "monitor",
+        "_lightning",
+        "callback",
+        "cli",
+        "__main__",
+    ),
 ]
 # These hold no data and import nothing of ours, so that all may import them.
 _FREE = ["_version", "errors", "faults"]

@@ -123,16 +123,16 @@ def explode(*_: Any, **__: Any) -> Any:
 
 STAGES: dict[str, Any] = {
     "schedule": lambda m: m.setattr("jacoscope.schedule.Timetable.is_due", explode),
-    "plan": lambda m: m.setattr("jacoscope.monitor.wanted_of", explode),
+    "plan": lambda m: m.setattr("jacoscope.captured_step.wanted_of", explode),
     "capture before": lambda m: m.setattr(OptimizerStepCapture, "before_step", explode),
     "capture after": lambda m: m.setattr(OptimizerStepCapture, "_after_step", explode),
     "capture end": lambda m: m.setattr(OptimizerStepCapture, "finish", explode),
     "layout": lambda m: m.setattr("jacoscope.quantities._blocks.Chunk.pack", explode),
     "measure": lambda m: m.setattr(Meter, "measure", explode),
-    "transfer": lambda m: m.setattr("jacoscope.monitor.Transfer", explode),
+    "transfer": lambda m: m.setattr("jacoscope.captured_step.Transfer", explode),
     "unpacking": lambda m: m.setattr("jacoscope.reduction.Transfer.result", explode),
-    "finish": lambda m: m.setattr("jacoscope.monitor.finish_record", explode),
-    "headline": lambda m: m.setattr("jacoscope.monitor.finish_headline", explode),
+    "finish": lambda m: m.setattr("jacoscope.captured_step.finish_record", explode),
+    "headline": lambda m: m.setattr("jacoscope.captured_step.finish_headline", explode),
     "sink open": lambda m: m.setattr(MemorySink, "open", explode),
     "sink write": lambda m: m.setattr(MemorySink, "write", explode),
     "sink close": lambda m: m.setattr(MemorySink, "close", explode),
@@ -209,7 +209,7 @@ def test_off_the_capture_steps_nothing_is_built(monkeypatch: pytest.MonkeyPatch)
     model = small()
     monitor = Monitor(model, {"schedule": {"every": 100, "first": 0}}, sinks=[MemorySink()])
     train(model, monitor, steps=1)
-    monkeypatch.setattr("jacoscope.monitor._CapturedStep", explode)
+    monkeypatch.setattr("jacoscope.monitor.CapturedStep", explode)
     for step in range(1, 100):
         assert not monitor.begin_step(step)
         monitor.end_step()

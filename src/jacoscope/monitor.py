@@ -14,58 +14,21 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from jacoscope._version import __version__
-from jacoscope.capture import OptimizerStepCapture, ParameterTensors
+from jacoscope.captured_step import CapturedStep
 from jacoscope.config import MonitorConfig, resolve_config
 from jacoscope.faults import Faults, MonitorWarning
 from jacoscope.measuring import Gauge
-from jacoscope.plan import Lane, headline_lane, lanes_of, quantities_of, wanted_of
-from jacoscope.quantities import Measured
-from jacoscope.record import (
-    Axis,
-    GradientInfo,
-    Record,
-    StepRecord,
-    finish_headline,
-    finish_record,
-)
-from jacoscope.reduction import HostStatistics, Transfer
+from jacoscope.plan import headline_lane, lanes_of
+from jacoscope.record import GradientInfo, StepRecord
+from jacoscope.reduction import Transfer
 from jacoscope.selection import select
 from jacoscope.sinks import RunInfo, Sink
 
 __all__ = ["Monitor"]
-
-
-class _CapturedStep:
-    """A captured training step, from its beginning until its record is written."""
-
-    def __init__(
-        self,
-        step: int,
-        epoch: int,
-        lanes: Sequence[Lane],
-        headline_lanes: Sequence[Lane],
-        gauge: Gauge,
-    ) -> None:
-        self.step = step
-        self.epoch = epoch
-        self.lanes = lanes
-        self.headline_targets = [target for lane in headline_lanes for target in lane.targets]
-        self.gradient = GradientInfo()
-        self.measured: list[Measured] = []
-        self.capture = OptimizerStepCapture(wanted_of(headline_lanes or lanes), self._measure)
-        self._gauge = gauge
-        self._quantities = quantities_of(lanes)
-
-    def _measure(self, tensors: ParameterTensors) -> None:
-        """Measure what the capture hands on, while its tensors are valid."""
-        self.measured += self._gauge.measure(tensors, self._quantities)
 
 
 class Monitor:
@@ -116,8 +79,8 @@ class Monitor:
         self._withheld = withheld
         self._sinks = list(sinks)
         self._gauge = Gauge(self.faults)
-        self._open: _CapturedStep | None = None
-        self._in_transit: deque[tuple[_CapturedStep, Transfer]] = deque()
+        self._open: CapturedStep | None = None
+        self._in_transit: deque[tuple[CapturedStep, Transfer]] = deque()
         self.captures = 0
         self._select()
         self._warn_of_what_has_no_effect()
@@ -151,7 +114,7 @@ class Monitor:
             if due:
                 # Headlines are always on all that is watched, or their charts would jump.
                 everything = self._lanes if self._headline_lane in due else ()
-                self._open = _CapturedStep(step, epoch, due, everything, self._gauge)
+                self._open = CapturedStep(step, epoch, due, everything, self._gauge, self.faults)
         return self._open is not None
 
     def next_due(self, step: int, epoch_start: int = 0) -> float:
@@ -187,8 +150,9 @@ class Monitor:
             return
         with self._containing_capture():
             closing.capture.finish()
-            if closing.measured:
-                self._in_transit.append((closing, Transfer(closing.measured)))
+            transfer = closing.send()
+            if transfer is not None:
+                self._in_transit.append((closing, transfer))
         self._open = None
         self._drain(wait=False)
 
@@ -255,56 +219,7 @@ class Monitor:
         while self._in_transit and (wait or self._in_transit[0][1].is_done):
             closed, transfer = self._in_transit.popleft()
             with self.faults.contain("writing a captured step"):
-                self._write(self._finish(closed, transfer))
-
-    def _finish(self, closed: _CapturedStep, transfer: Transfer) -> StepRecord:
-        statistics = transfer.result()
-        withheld: dict[str, str] = {}
-        records: list[Record] = []
-        for name, axis in (
-            (name, axis) for lane in closed.lanes for name, axis in lane.axes.items()
-        ):
-            reason = self._gauge.reason_without(name)
-            if reason is None:
-                subject = f"finishing {name}"
-                with self.faults.contain(subject):
-                    records.append(finish_record(name, axis, statistics, closed.capture.missing))
-                    continue
-                reason = self.faults.reasons[subject]
-            withheld[name] = reason
-        return StepRecord(
-            step=closed.step,
-            epoch=closed.epoch,
-            records=tuple(records),
-            headline=self._headline(closed, statistics),
-            gradient=closed.gradient,
-            withheld=withheld,
-            dtype=self._dtype,
-        )
-
-    def _headline(self, closed: _CapturedStep, statistics: HostStatistics) -> dict[str, float]:
-        if not closed.headline_targets:
-            return {}
-        with self.faults.contain("the headline"):
-            return {
-                **finish_headline(Axis.of(closed.headline_targets), statistics),
-                "coverage": self._coverage(closed),
-            }
-        return {}
-
-    def _coverage(self, closed: _CapturedStep) -> float:
-        """Share of the model's trainable scalars whose gradient this record has."""
-        missing = closed.capture.missing
-        trainable = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
-        targets = [target for target in closed.headline_targets if target.name not in missing]
-        measured = sum(t.numel for t in targets if t.info.parameter.requires_grad)
-        return measured / trainable if trainable else math.nan
-
-    @property
-    def _dtype(self) -> npt.DTypeLike:
-        """The precision worth storing: that of training."""
-        dtypes = {target.info.parameter.dtype for target in self.selection.targets}
-        return np.float64 if torch.float64 in dtypes else np.float32
+                self._write(closed.record(transfer.result(), self._model))
 
     def _write(self, record: StepRecord) -> None:
         self.captures += 1

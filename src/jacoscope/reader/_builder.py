@@ -1,0 +1,114 @@
+"""Putting a run together from its events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+from tensorboard.util import tensor_util
+
+from jacoscope.reader._run import Histogram, Run
+
+__all__ = ["RunBuilder"]
+
+
+class RunBuilder:
+    """Collects a group's events of one folder."""
+
+    def __init__(self, folder: Path, group: str) -> None:
+        self._folder = folder
+        self._group = group
+        self._columns: dict[str, dict[int, dict[str, float]]] = {}
+        self._histograms: dict[str, Histogram] = {}
+        self._steps: dict[int, dict[str, Any]] = {}
+        self._status: dict[str, Any] = {}
+        self._described: dict[str, Any] = {}
+        self._units: dict[str, str] = {}
+        self._missing: dict[int, list[dict[str, Any]]] = {}
+
+    def add(
+        self, step: int, wall_time: float, tag: str, schema: dict[str, Any], value: Any
+    ) -> None:
+        array = tensor_util.make_ndarray(value.tensor)
+        if tag == ".run":
+            self._described = json.loads(array.item())
+        elif tag == ".status":
+            self._status = json.loads(array.item())
+            self._note_status(step)
+        elif tag == ".steps":
+            self._begin(step, int(array[0]), wall_time)
+        else:
+            self._take(step, schema, array)
+
+    def _begin(self, step: int, epoch: int, wall_time: float) -> None:
+        import pandas as pd
+
+        when = pd.Timestamp(wall_time, unit="s")
+        self._steps[step] = {"epoch": epoch, "wall_time": when}
+        for columns in self._columns.values():
+            columns.pop(step, None)
+        for histogram in self._histograms.values():
+            histogram.counts.pop(step, None)
+        self._note_status(step)
+
+    def _note_status(self, step: int) -> None:
+        self._steps.setdefault(step, {}).update(self._status.get("gradient", {}))
+        rows = [
+            {"step": step, "quantity": quantity, "parameter": name, "reason": reason}
+            for quantity, names in self._status.get("missing", {}).items()
+            for name, reason in names.items()
+        ]
+        rows += [
+            {"step": step, "quantity": quantity, "parameter": "*", "reason": reason}
+            for quantity, reason in self._status.get("withheld", {}).items()
+        ]
+        self._missing[step] = rows
+
+    def _take(self, step: int, schema: dict[str, Any], array: npt.NDArray[Any]) -> None:
+        quantity, names = schema["quantity"], schema["names"]
+        self._units[quantity] = schema["unit"]
+        if array.ndim == 1:
+            row = self._columns.setdefault(quantity, {}).setdefault(step, {})
+            row.update(zip(names, array.tolist(), strict=True))
+            return
+        for name, counts in zip(names, array, strict=True):
+            self._histograms.setdefault(name, Histogram(schema["edges"])).counts[step] = counts
+
+    def build(self) -> Run:
+        import pandas as pd
+
+        order = [item["parameter"] for item in self._described.get("parameters", [])]
+        values = {}
+        for quantity, rows in self._columns.items():
+            frame = pd.DataFrame.from_dict(rows, orient="index").sort_index()
+            known = [name for name in order if name in frame]
+            frame = frame[known + [name for name in frame if name not in known]]
+            for step, row in rows.items():
+                self._missing.setdefault(step, []).extend(
+                    {
+                        "step": step,
+                        "quantity": quantity,
+                        "parameter": name,
+                        "reason": "it is captured on a schedule of its own, not at this step",
+                    }
+                    for name in frame
+                    if name not in row
+                )
+            frame.index.name, frame.columns.name = "step", None
+            values[quantity] = frame
+        steps = pd.DataFrame.from_dict(self._steps, orient="index").sort_index()
+        steps.index.name = "step"
+        rows_missing = [row for step in sorted(self._missing) for row in self._missing[step]]
+        missing = pd.DataFrame(rows_missing, columns=["step", "quantity", "parameter", "reason"])
+        return Run(
+            self._folder,
+            self._group,
+            values,
+            self._histograms,
+            steps,
+            missing,
+            self._units,
+            self._described,
+        )

@@ -1,0 +1,129 @@
+"""What a run recorded, as pandas frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from jacoscope.errors import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Histogram", "Run"]
+
+
+class Run:
+    """What a monitor recorded in a run.
+
+    ``run[quantity]`` is a frame with one row per captured step and one column per parameter;
+    ``nan`` is a value that is not a number or, as :attr:`missing` then says, was not captured.
+
+    Attributes:
+        path: The run's folder.
+        group: The monitor's group.
+        config: The monitor's configuration, as plain values.
+        versions: Versions of the packages that were at work.
+        units: By quantity, its unit.
+        steps: One row per captured step: its epoch, wall time, and which gradient it is of.
+        parameters: One row per watched parameter: layer, type, kind, shape, size, quantities, …
+        left_out: One row per parameter that is not watched, with the reason.
+        missing: One row per value that is missing: step, quantity, parameter (``*`` for all) and
+            reason.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        group: str,
+        values: dict[str, pd.DataFrame],
+        histograms: dict[str, Histogram],
+        steps: pd.DataFrame,
+        missing: pd.DataFrame,
+        units: dict[str, str],
+        described: dict[str, Any],
+    ) -> None:
+        import pandas as pd
+
+        self.path = path
+        self.group = group
+        self.units = units
+        self.steps = steps
+        self.missing = missing
+        self.config: dict[str, Any] = described.get("config", {})
+        self.versions: dict[str, str] = described.get("versions", {})
+        self.parameters = pd.DataFrame(described.get("parameters", []))
+        self.left_out = pd.DataFrame(
+            described.get("left_out", []), columns=["parameter", "layer", "reason"]
+        )
+        self._values = values
+        self._histograms = histograms
+
+    @property
+    def quantities(self) -> list[str]:
+        """Names of the quantities that have one value per parameter."""
+        return list(self._values)
+
+    def __getitem__(self, quantity: str) -> pd.DataFrame:
+        """A quantity: one row per captured step, one column per parameter."""
+        if quantity == "grad_histogram" and self._histograms:
+            raise KeyError("grad_histogram has many values per parameter; use run.histogram(name)")
+        if quantity not in self._values:
+            raise KeyError(f"the run has no {quantity!r}; {nearest(quantity, self._values)}")
+        return self._values[quantity].copy()
+
+    def histogram(self, parameter: str) -> pd.DataFrame:
+        """A parameter's gradients by bin: one row per captured step, one column per bin.
+
+        Columns are intervals; the outermost hold all that lies beyond, up to the largest float.
+        """
+        if parameter not in self._histograms:
+            hint = nearest(parameter, self._histograms)
+            raise KeyError(f"the run has no histogram of {parameter!r}; {hint}")
+        return self._histograms[parameter].frame()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Everything in long form: columns step, epoch, quantity, parameter, layer, value."""
+        import pandas as pd
+
+        layers = dict(zip(self.parameters["parameter"], self.parameters["layer"], strict=True))
+        parts = []
+        for quantity, frame in self._values.items():
+            part = frame.melt(var_name="parameter", value_name="value", ignore_index=False)
+            parts.append(part.reset_index().assign(quantity=quantity))
+        columns = ["step", "epoch", "quantity", "parameter", "layer", "value"]
+        if not parts:
+            return pd.DataFrame(columns=columns)
+        long = pd.concat(parts, ignore_index=True)
+        long["layer"] = long["parameter"].map(layers)
+        long["epoch"] = long["step"].map(self.steps["epoch"])
+        return long[columns]
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({str(self.path)!r}, group={self.group!r}, {len(self.steps)} captured steps, "
+            f"{len(self.parameters)} parameters, quantities: {', '.join(self._values)})"
+        )
+
+
+class Histogram:
+    """A parameter's histograms by step.
+
+    Args:
+        edges: Edges of the bins, shape (N + 1,).
+    """
+
+    def __init__(self, edges: list[float]) -> None:
+        self.edges = edges
+        self.counts: dict[int, npt.NDArray[Any]] = {}
+
+    def frame(self) -> pd.DataFrame:
+        """One row per step, one column per bin."""
+        import pandas as pd
+
+        columns = pd.IntervalIndex.from_breaks(self.edges, closed="left")
+        frame = pd.DataFrame(self.counts, index=columns).T.sort_index()
+        frame.index.name = "step"
+        return frame
