@@ -498,6 +498,54 @@ def test_the_monitor_section_may_be_given_in_place(call: Call, experiment: str) 
 
 
 @pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ['--monitor.layers=[{"match": "nope"}]'],
+            "monitor.layers[0].match: 'nope' matches no",
+        ),
+        (
+            ["--monitor.schedule.every=-1"],
+            "monitor.schedule.every: got -1, must be at least 1",
+        ),
+        (
+            ['--monitor.layers+={"mach": "x"}'],
+            "monitor.layers[0].mach: LayerRule has no option 'mach'; did you mean 'match'?",
+        ),
+        (
+            [
+                "--monitor.schedule.first=0",
+                "--monitor.schedule.every=null",
+                "--trainer.max_epochs=x",
+            ],
+            'Parser key "trainer.max_epochs"',
+        ),
+    ],
+)
+def test_a_mistake_is_blamed_on_what_it_stands_in(
+    options: list[str], told: str, call: Call
+) -> None:
+    section = {"schedule": {"per_epoch": 1}, "layers": [{"match": "*"}]}
+    experiment = _save("experiment.yaml", _EXPERIMENT | {"monitor": section})
+    line = _one_line(call("fit", "--config", experiment, *options))
+    assert line.startswith(f"jacoscope: error: {told}"), line
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ('{"layers": [{"match": "' + "nope" * 100 + '"}]}', "matches no parameter"),
+        ('{"layers": [', "is not valid YAML"),
+    ],
+    ids=["long", "cut short"],
+)
+def test_a_mistake_in_a_section_given_in_place(
+    given: str, told: str, call: Call, experiment: str
+) -> None:
+    assert told in _one_line(call("fit", "--config", experiment, f"--monitor={given}"))
+
+
+@pytest.mark.parametrize(
     ("args", "told"),
     [((), "subcommand"), (("fti",), "'fit'"), (("fit",), "model")],
     ids=["nothing", "mistyped", "no model"],

@@ -22,6 +22,7 @@ _ORDER = [
         "sinks",
         "monitor",
         "_lightning",
+        "_mistakes",
         "callback",
         "cli",
         "__main__",

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import jacoscope
 from jacoscope import Monitor, MonitorConfig, Run, read_run
-from jacoscope.config import check_section
+from jacoscope.config import Output, check_section
 from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES
 from jacoscope.record import GradientInfo, StepRecord
 from jacoscope.sinks import MemorySink, TensorBoardSink
@@ -664,3 +664,22 @@ def test_numbers_beyond_single_precision_are_not_mistaken_for_zero(tmp_path: Pat
     _write(tmp_path, {"quantities": ["weight_norm"]}, model=model, steps=[0])
     norm = read_run(tmp_path)["weight_norm"].loc[0, "weight"]
     assert math.isclose(norm, math.sqrt(3) * 1e-60)
+
+
+def test_numbers_beyond_single_precision_are_kept(tmp_path: Path) -> None:
+    model = nn.Linear(2, 1)
+    for scale in (1e-24, 1e21):
+        folder, sink = tmp_path / str(scale), MemorySink()
+        board = TensorBoardSink(SummaryWriter(str(folder)), Output(pictures=()), owns_writer=True)
+        config = {"quantities": ["taylor_importance"]}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        with Monitor(model, config, sinks=[sink, board]) as monitor:
+            monitor.begin_step(0)
+            optimizer.zero_grad()
+            (model.weight.sum() * scale).backward()
+            monitor.before_optimizer_step(optimizer)
+            optimizer.step()
+            monitor.end_step()
+        given = sink.records[0].records[0].values[0]
+        assert 0 < given < np.inf
+        assert read_run(folder)["taylor_importance"].loc[0, "weight"] == given

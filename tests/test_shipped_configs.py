@@ -190,8 +190,8 @@ def test_the_full_monitor_leaves_nothing_out(fit: Fit) -> None:
 def test_the_attention_monitor_watches_attention_alone(fit: Fit) -> None:
     monitor = _CONFIGS / "monitor" / "attention_only.yaml"
     run = fit(_CONFIGS / "topics_transformer.yaml", "--monitor", str(monitor))
-    assert run.parameters["parameter"].str.contains("attention").all()
-    assert not run.left_out["parameter"].str.contains("attention").any()
+    assert run.parameters["parameter"].str.contains(".attention.", regex=False).all()
+    assert not run.left_out["parameter"].str.contains(".attention.", regex=False).any()
 
 
 def test_the_weights_monitor_watches_weights_alone(fit: Fit) -> None:

@@ -5,18 +5,18 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from jacoscope._mistakes import MONITOR_KEYS, check_files, mistake_in_options, with_source
 from jacoscope._version import __version__
 from jacoscope.callback import SensitivityMonitor
-from jacoscope.config import check_section, load_config, read_yaml
 from jacoscope.errors import ConfigError, nearest
 from jacoscope.inspection import report
 from jacoscope.selection import select
@@ -57,7 +57,10 @@ class _Parser(LightningArgumentParser):
             )
             message = f"{given} is not an option; {hint}"
         else:
-            message = _mistake_in_options(self.given) or " ".join(message.split())
+            about = re.search(r'[Pp]arser key "(\w+)', message)
+            ours = about is None or about[1] in ("monitor", *MONITOR_KEYS)
+            mistake = mistake_in_options(self.given) if ours else None
+            message = str(mistake) if mistake else " ".join(message.split())
         print(f"jacoscope: error: {message}", file=sys.stderr)
         sys.exit(2)
 
@@ -96,7 +99,7 @@ class JacoscopeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check the monitor's sections first, whose errors are clearer than a parser's."""
         given = sys.argv[1:] if args is None else args
-        _check_files(given)
+        check_files(given)
         _Parser.given = given
         super().parse_arguments(parser, args)
 
@@ -128,87 +131,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         JacoscopeCLI(args)
     except ConfigError as error:
-        told = (
-            error if error.source else _with_source(error, sys.argv[1:] if args is None else args)
-        )
+        given = sys.argv[1:] if args is None else args
+        told = error if error.source else with_source(error, given)
         print(f"jacoscope: error: {told}", file=sys.stderr)
         return 2
     return 0
-
-
-def _with_source(error: ConfigError, args: Sequence[str]) -> ConfigError:
-    """The error, naming the file that the monitor's configuration was last read from."""
-    for option, value in reversed(list(_options(args))):
-        if option == "--monitor" and Path(value).is_file():
-            return error.read_from(value)
-        if option in ("--config", "-c") and "monitor" in (read_yaml(value) or {}):
-            return error.within("monitor").read_from(value)
-    return error
-
-
-def _check_files(args: Sequence[str]) -> None:
-    """Check the monitor's part of every configuration file named on the command line.
-
-    Raises:
-        ConfigError: If one cannot be used.
-    """
-    for option, value in _options(args):
-        path = Path(value)
-        if option == "--monitor":
-            inline = yaml.safe_load(value) if value.lstrip().startswith("{") else None
-            if isinstance(inline, dict):
-                check_section(inline, key="monitor")
-            else:
-                load_config(path)
-        elif option in ("--config", "-c"):
-            _check_experiment(path)
-
-
-def _check_experiment(path: Path) -> None:
-    loaded = read_yaml(path)
-    if not isinstance(loaded, dict):
-        return
-    sections = {"monitor": loaded.get("monitor")}
-    for command in JacoscopeCLI.subcommands():
-        if isinstance(loaded.get(command), dict):
-            sections[f"{command}.monitor"] = loaded[command].get("monitor")
-    for key, section in sections.items():
-        if isinstance(section, str):
-            load_config(path.parent / section)
-        elif section is not None:
-            given = (
-                {k: v for k, v in section.items() if k != "config"}
-                if isinstance(section, dict)
-                else section
-            )
-            check_section(given, source=str(path), key=key)
-
-
-def _mistake_in_options(args: Sequence[str]) -> str | None:
-    """What is wrong with the options ``--monitor.…``, in our own words."""
-    section: dict[str, Any] = {}
-    for option, value in _options(args):
-        if option.startswith("--monitor."):
-            *path, name = option.removeprefix("--monitor.").split(".")
-            place = section
-            for part in path:
-                place = place.setdefault(part, {})
-            try:
-                place[name] = yaml.safe_load(value)
-            except yaml.YAMLError:
-                return None
-    try:
-        check_section(section, key="monitor")
-    except ConfigError as error:
-        return str(error)
-    return None
-
-
-def _options(args: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options with their values, written as ``--option value`` or ``--option=value``."""
-    for index, arg in enumerate(args):
-        name, equals, value = arg.partition("=")
-        if equals:
-            yield name, value
-        elif arg.startswith("-") and index + 1 < len(args):
-            yield arg, args[index + 1]

@@ -39,12 +39,14 @@ def read_run(path: str | Path, group: str | None = None) -> Run:
             name, _, tag = value.tag.removeprefix(TAG_PREFIX).partition("/")
             builder = found.setdefault((file.parent, name), RunBuilder(file.parent, name))
             builder.add(step, wall_time, tag, schema, value)
+    groups = ", ".join(sorted({name for _, name in found}))
+    if not found:
+        raise FileNotFoundError(
+            f"no record under {root}; the monitor writes one with output.records: true"
+        )
     found = {key: builder for key, builder in found.items() if group in (None, key[1])}
     if not found:
-        of = f" of group {group!r}" if group else ""
-        raise FileNotFoundError(
-            f"no record{of} under {root}; the monitor writes one with output.records: true"
-        )
+        raise FileNotFoundError(f"no record of group {group!r} under {root}; it has {groups}")
     if len(found) > 1:
         listed = ", ".join(f"{folder} (group {name})" for folder, name in found)
         raise ValueError(f"several records under {root}: {listed}; name one folder and group")

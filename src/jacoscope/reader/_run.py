@@ -77,7 +77,8 @@ class Run:
     def histogram(self, parameter: str) -> pd.DataFrame:
         """A parameter's gradients by bin: one row per captured step, one column per bin.
 
-        Columns are intervals; the outermost hold all that lies beyond, up to the largest float.
+        Columns are intervals; the outermost hold all that lies beyond, up to the largest float. A
+        number on an edge counts in the bin that is farther from zero.
         """
         if parameter not in self._histograms:
             hint = nearest(parameter, self._histograms)
@@ -123,7 +124,7 @@ class Histogram:
         """One row per step, one column per bin."""
         import pandas as pd
 
-        columns = pd.IntervalIndex.from_breaks(self.edges, closed="left")
+        columns = pd.IntervalIndex.from_breaks(self.edges, closed="neither")
         frame = pd.DataFrame(self.counts, index=columns).T.sort_index()
         frame.index.name = "step"
         return frame
