@@ -65,8 +65,8 @@ class SensitivityMonitor(Callback, _OtherCallback):
     - the full record, which :func:`jacoscope.read_run` returns as pandas frames.
 
     Args:
-        config: Path of a YAML file with these same options, or a
-            :class:`~jacoscope.config.MonitorConfig`; then the options below must be left out.
+        config: Path of a YAML file with these same options, or in Python a ``MonitorConfig``; then
+            the options below must be left out.
         quantities: What to measure on the parameters that are watched.
         layers: Rules on which parameters are watched; the first that matches a parameter decides.
             With no rules every parameter is watched; with some, a parameter that none matches is

@@ -81,6 +81,7 @@ class JacoscopeCLI(LightningCLI):
             trainer_class=InspectingTrainer,
             seed_everything_default=0,
             parser_kwargs={
+                "prog": "jacoscope",
                 "description": "Train a Lightning model and watch its sensitivities.",
                 "version": __version__,
             },
