@@ -441,6 +441,48 @@ def test_lazy_parameters_join_when_they_have_a_shape(tmp_path: Path) -> None:
     assert run.left_out.empty
 
 
+def test_layers_added_and_replaced_while_training_are_followed(tmp_path: Path) -> None:
+    class Growing(lightning.pytorch.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 1:
+                pl_module.network[7] = nn.Linear(8, 2)
+                pl_module.network.append(nn.Linear(2, 2))
+                added = [*pl_module.network[7].parameters(), *pl_module.network[8].parameters()]
+                trainer.optimizers[0].add_param_group({"params": added})
+
+    monitor = SensitivityMonitor(schedule=EVERY, on_error="raise")
+    fitting = trainer(lightning.pytorch, tmp_path, callbacks=[monitor, Growing()])
+    fitting.fit(classifier(), data())
+    run = read_run(str(monitor.run_dir))
+    assert run["grad_norm"]["network.7.weight"].notna().all()
+    assert run["grad_norm"]["network.8.weight"].notna().tolist() == [False] * 12 + [True] * 12
+
+
+def test_a_lazy_parameter_that_never_gets_a_shape_costs_nothing_else(tmp_path: Path) -> None:
+    module = classifier()
+    module.never = nn.LazyLinear(3)
+    module.configure_optimizers = lambda: torch.optim.SGD(module.network.parameters(), lr=0.01)
+    monitor = SensitivityMonitor(schedule=EVERY, on_error="raise")
+    fit(tmp_path, monitor, module, max_epochs=1)
+    run = read_run(str(monitor.run_dir))
+    assert run["grad_norm"].notna().all(axis=None)
+    assert set(run.left_out["parameter"]) == {"never.weight", "never.bias"}
+    events = EventAccumulator(monitor.run_dir, {"tensors": 0}).Reload()
+    assert len(events.Tensors("jacoscope/sensitivity/.run")) == 1, "what is watched is said once"
+
+
+def test_rules_may_name_layers_that_configure_model_makes(tmp_path: Path) -> None:
+    module = classifier()
+
+    def configure_model() -> None:
+        module.late = nn.Linear(2, 2)
+
+    module.configure_model = configure_model
+    monitor = SensitivityMonitor(layers=[{"match": "late"}, {}], on_error="raise")
+    fit(tmp_path, monitor, module, max_epochs=1)
+    assert "late.weight" in read_run(str(monitor.run_dir))["weight_norm"]
+
+
 def test_rules_with_schedules_of_their_own(tmp_path: Path) -> None:
     monitor = SensitivityMonitor(
         schedule={"every": 6, "first": 0},  # type: ignore[arg-type]

@@ -119,13 +119,12 @@ class SensitivityMonitor(Callback, _OtherCallback):
         kept = {key: value for key, value in vars(self).items() if key not in ("log", "log_dict")}
         return {**kept, "_session": None, "_state": self.state_dict()}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the configuration against the model, before anything runs."""
-        if stage == "fit" and any(True for _ in pl_module.parameters()):
-            lanes_of(select(pl_module, self.config))
-
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a session: what is watched is decided, and files are opened on rank zero."""
+        """Begin a session: what is watched is decided, and files are opened on rank zero.
+
+        This is the first hook at which the model is whole (``configure_model`` has run), and still
+        before anything is trained or validated.
+        """
         self._end_session()
         withheld = withheld_reason(trainer)
         lanes_of(select(pl_module, self.config, withheld=withheld))

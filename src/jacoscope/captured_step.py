@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from jacoscope.capture import OptimizerStepCapture, ParameterTensors
 from jacoscope.faults import Faults
@@ -113,7 +114,8 @@ class CapturedStep:
 
     def _coverage(self, model: nn.Module) -> float:
         """Share of the model's trainable scalars whose gradient this record has."""
-        trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        shaped = (p for p in model.parameters() if not is_lazy(p))
+        trainable = sum(p.numel() for p in shaped if p.requires_grad)
         captured = [t for t in self._headline_targets if t.name not in self.capture.missing]
         measured = sum(t.numel for t in captured if t.info.parameter.requires_grad)
         return measured / trainable if trainable else math.nan

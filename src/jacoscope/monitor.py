@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from jacoscope._version import __version__
@@ -22,7 +23,7 @@ from jacoscope.captured_step import CapturedStep
 from jacoscope.config import MonitorConfig, resolve_config
 from jacoscope.faults import Faults, MonitorWarning
 from jacoscope.measuring import Gauge
-from jacoscope.plan import headline_lane, lanes_of
+from jacoscope.plan import Lane, headline_lane, lanes_of
 from jacoscope.record import GradientInfo, StepRecord
 from jacoscope.reduction import Transfer
 from jacoscope.selection import select
@@ -108,9 +109,10 @@ class Monitor:
             return True
         self.abandon_step()
         with self.faults.contain("deciding what to capture"):
-            if not self.selection.is_final:
+            due = self._due(step, epoch, epoch_start)
+            if (due or not self._lanes) and self._selected_from != _parameters(self._model):
                 self._select()
-            due = [lane for lane in self._lanes if lane.timetable.is_due(step, epoch, epoch_start)]
+                due = self._due(step, epoch, epoch_start)
             if due:
                 # Headlines are always on all that is watched, or their charts would jump.
                 everything = self._lanes if self._headline_lane in due else ()
@@ -119,7 +121,7 @@ class Monitor:
 
     def next_due(self, step: int, epoch_start: int = 0) -> float:
         """The first step from ``step`` on at which :meth:`begin_step` has something to do."""
-        if self._in_transit or self._open is not None or not self.selection.is_final:
+        if self._in_transit or self._open is not None or not self._lanes:
             return step
         dues = [lane.timetable.next_due(step, epoch_start) for lane in self._lanes]
         return min(dues, default=math.inf)
@@ -184,6 +186,9 @@ class Monitor:
             for sink in self._sinks:
                 sink.load_state_dict(state.get("sinks", {}).get(type(sink).__name__, {}))
 
+    def _due(self, step: int, epoch: int, epoch_start: int) -> list[Lane]:
+        return [lane for lane in self._lanes if lane.timetable.is_due(step, epoch, epoch_start)]
+
     def _warn_of_what_has_no_effect(self) -> None:
         for index in self.selection.shadowed:
             warnings.warn(
@@ -202,6 +207,7 @@ class Monitor:
             )
 
     def _select(self) -> None:
+        self._selected_from = _parameters(self._model)
         self.selection = select(self._model, self.config, withheld=self._withheld)
         self._lanes = lanes_of(self.selection)
         self._headline_lane = headline_lane(self._lanes, self.config.schedule)
@@ -226,6 +232,11 @@ class Monitor:
         for sink in list(self._sinks):
             with self._containing_sink(sink):
                 sink.write(record)
+
+
+def _parameters(model: nn.Module) -> list[tuple[int, bool]]:
+    """What tells whether a model's parameters were added to, replaced, or got their shape."""
+    return [(id(parameter), is_lazy(parameter)) for parameter in model.parameters()]
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 from jacoscope.config import QuantityName
@@ -26,6 +27,7 @@ def statistics_for(names: Iterable[QuantityName]) -> tuple[Statistic, ...]:
     return tuple(STATISTICS[need] for need in needed if need in STATISTICS)
 
 
+@functools.cache
 def inputs_of(name: QuantityName) -> frozenset[str]:
     """Which of ``gradient``, ``weight`` and ``update`` a quantity is made of."""
     if "histogram" in QUANTITIES[name].needs:
