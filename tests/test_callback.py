@@ -19,7 +19,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from helpers import adversaries, classifier, data, trainer
-from jacoscope import ConfigError, MonitorConfig, SensitivityMonitor, read_run
+from jacoscope import ConfigError, MonitorConfig, MonitorWarning, SensitivityMonitor, read_run
 
 BOTH = pytest.mark.parametrize(
     "pl", [lightning.pytorch, pytorch_lightning], ids=lambda pl: pl.__name__
@@ -540,3 +540,24 @@ def test_log_names_are_left_to_lightning() -> None:
     monitor = SensitivityMonitor()
     assert not {"log", "log_dict"} & set(vars(monitor))
     assert "log" not in vars(SensitivityMonitor)
+
+
+def test_optimisers_that_bypass_the_trainer_are_pointed_out(tmp_path: Path) -> None:
+    module = adversaries()
+    first = torch.optim.SGD(module.generator.parameters(), lr=0.1)
+
+    def training_step(batch: Any, batch_idx: int) -> None:
+        first.zero_grad()
+        module.generator(torch.randn(4, 3)).sum().backward()
+        first.step()
+
+    module.training_step = training_step
+    with pytest.warns(MonitorWarning, match="no optimiser stepped through the Trainer"):
+        fit(tmp_path, SensitivityMonitor(), module, max_epochs=1)
+
+
+def test_a_writer_that_fails_leaves_no_run_folder(tmp_path: Path) -> None:
+    monitor = SensitivityMonitor(output={"directory": "/proc/nowhere"})  # type: ignore[arg-type]
+    with pytest.warns(MonitorWarning, match="writing to TensorBoard failed"):
+        fit(tmp_path, monitor, max_epochs=1)
+    assert monitor.run_dir is None

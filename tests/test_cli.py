@@ -687,3 +687,18 @@ def test_a_foreign_cli_tells_that_a_rule_matches_nothing(package: str) -> None:
     file = _with_monitor({"layers": [{"match": "layer.wieght"}]})
     with pytest.raises(jacoscope.ConfigError, match=r"layers\[0\].match: .*'layer.weight'\?"):
         _foreign(package, "fit", "--config", file, *_SMALL)
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--config", "monitor.yaml"), "monitor.yaml: is a monitor's file"),
+        (("--config", "typo.yaml"), "typo.yaml: monitr: is no section of an experiment; did you"),
+        (("--monitor", "whole.yaml"), "whole.yaml: has its options under a key 'monitor'"),
+    ],
+)
+def test_files_in_each_other_s_place(args: tuple[str, str], told: str, call: Call) -> None:
+    _save("monitor.yaml", {"schedule": {"every": 1}})
+    _save("typo.yaml", _EXPERIMENT | {"monitr": {"quantities": ["grad_norm"]}})
+    _save("whole.yaml", {"monitor": {"schedule": {"every": 1}}})
+    assert _one_line(call("fit", *args)).startswith(f"jacoscope: error: {told}")

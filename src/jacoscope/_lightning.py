@@ -82,9 +82,8 @@ def make_sinks(trainer: Trainer, config: MonitorConfig) -> tuple[list[Sink], str
     its own under the first logger's run folder, or under ``default_root_dir`` if there is no
     logger. Every other logger gets the headline scalars.
     """
-    if trainer.fast_dev_run or any(  # type: ignore[attr-defined]
-        _is(logger, "DummyLogger") for logger in trainer.loggers
-    ):
+    dry = trainer.fast_dev_run or trainer.barebones  # type: ignore[attr-defined]
+    if dry or any(_is(logger, "DummyLogger") for logger in trainer.loggers):
         return [], None
     output = config.output
     loggers: list[Any] = trainer.loggers
@@ -94,12 +93,13 @@ def make_sinks(trainer: Trainer, config: MonitorConfig) -> tuple[list[Sink], str
     faults = Faults(config.on_error)
     with faults.contain(TensorBoardSink.subject):
         if board is not None and output.directory is None:
-            folder = str(board.log_dir)
             sinks.append(TensorBoardSink(board.experiment, output, faults=faults))
+            folder = str(board.log_dir)
         else:
-            folder = output.directory or _own_folder(trainer)
-            writer = SummaryWriter(folder)
+            own = output.directory or _own_folder(trainer)
+            writer = SummaryWriter(own)
             sinks.append(TensorBoardSink(writer, output, owns_writer=True, faults=faults))
+            folder = own
     for logger in trainer.loggers:
         if output.headline and (logger is not board or output.directory is not None):
             sinks.append(ScalarSink(_metrics_of(logger), output.group))
@@ -131,7 +131,7 @@ def _clipping(trainer: Trainer, module: LightningModule) -> str:
     if not module.automatic_optimization:
         return "as handed to the optimiser, after any clipping that training_step does itself"
     if trainer.gradient_clip_val is None:
-        return "before any clipping (the Trainer does none)"
+        return "before clipping by the Trainer, which does none"
     algorithm = trainer.gradient_clip_algorithm or "norm"
     how = getattr(algorithm, "value", algorithm)
     return f"before clipping by {how} to {trainer.gradient_clip_val}"

@@ -7,6 +7,7 @@ nearest valid name, so the monitor's sections are checked here by the schema its
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ MONITOR_KEYS = [field.name for field in dataclasses.fields(MonitorConfig)]
 """Names of the monitor's options."""
 
 _COMMANDS = ("fit", "validate", "test", "predict", "inspect")
+_SECTIONS = ("monitor", *_COMMANDS)
 
 
 def with_source(error: ConfigError, args: Sequence[str]) -> ConfigError:
@@ -73,15 +75,37 @@ def check_files(args: Sequence[str]) -> None:
             if inline is not None:
                 check_section(inline, key="monitor")
             else:
-                load_config(path)
+                _check_monitor_file(path)
         elif option in ("--config", "-c"):
             _check_experiment(path)
+
+
+def _check_monitor_file(path: Path) -> None:
+    load_config(path)
+    if "monitor" in (read_yaml(path) or {}):
+        raise ConfigError(
+            "has its options under a key 'monitor'; drop that key, or give the file with --config",
+            source=str(path),
+        )
 
 
 def _check_experiment(path: Path) -> None:
     loaded = read_yaml(path)
     if not isinstance(loaded, dict):
         return
+    if loaded and set(loaded) <= set(MONITOR_KEYS):
+        raise ConfigError(
+            "is a monitor's file, without a trainer or a model; give it with --monitor",
+            source=str(path),
+        )
+    for key in (key for key in loaded if key not in _SECTIONS):
+        close = difflib.get_close_matches(str(key), ["monitor"], n=1, cutoff=0.7)
+        if close:
+            raise ConfigError(
+                f"is no section of an experiment; did you mean {close[0]!r}?",
+                key=str(key),
+                source=str(path),
+            )
     sections = {"monitor": loaded.get("monitor")}
     for command in _COMMANDS:
         if isinstance(loaded.get(command), dict):

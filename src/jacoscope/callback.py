@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ from jacoscope.config import (
     resolve_config,
 )
 from jacoscope.errors import ConfigError
+from jacoscope.faults import MonitorWarning
 from jacoscope.monitor import Monitor
 from jacoscope.plan import lanes_of
 from jacoscope.selection import select
@@ -163,9 +165,11 @@ class SensitivityMonitor(Callback, _OtherCallback):
         session = self._session
         if session is None or not session.is_capturing:
             return
-        info = gradient_info(trainer, pl_module, session.batch_idx)
-        scale = gradient_scale(trainer, optimizer)
-        session.monitor.before_optimizer_step(optimizer, info, scale)
+        monitor = session.monitor
+        with monitor.faults.contain("telling which gradient it is", monitor.abandon_step):
+            info = gradient_info(trainer, pl_module, session.batch_idx)
+            scale = gradient_scale(trainer, optimizer)
+            monitor.before_optimizer_step(optimizer, info, scale)
 
     def on_train_batch_end(
         self,
@@ -206,9 +210,16 @@ class SensitivityMonitor(Callback, _OtherCallback):
 
     def _end_session(self) -> None:
         if self._session is not None:
-            session, self._session = self._session, None
-            self._state = session.monitor.state_dict()
-            session.monitor.close()
+            monitor, self._session = self._session.monitor, None
+            if monitor.is_waiting and not monitor.captures:
+                warnings.warn(
+                    "jacoscope: nothing was recorded, since no optimiser stepped through the "
+                    "Trainer; under manual optimisation, step those of self.optimizers()",
+                    MonitorWarning,
+                    stacklevel=2,
+                )
+            self._state = monitor.state_dict()
+            monitor.close()
 
 
 class _Session:

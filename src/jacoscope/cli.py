@@ -56,6 +56,8 @@ class _Parser(LightningArgumentParser):
                 given, (option for option in self._option_names() if option.count(".") < 4)
             )
             message = f"{given} is not an option; {hint}"
+        elif re.search(r"required: \S*model", message):
+            message = "no model is given; name an experiment's file with --config"
         else:
             about = re.search(r'[Pp]arser key "(\w+)', message)
             ours = about is None or about[1] in ("monitor", *MONITOR_KEYS)
@@ -107,7 +109,8 @@ class JacoscopeCLI(LightningCLI):
     def after_fit(self) -> None:
         """Say where to look."""
         monitor = next(c for c in self.trainer.callbacks if isinstance(c, SensitivityMonitor))  # type: ignore[attr-defined]
-        if monitor.run_dir is None or not self.trainer.is_global_zero:
+        captures = monitor.state_dict().get("captures", 0)
+        if monitor.run_dir is None or not captures or not self.trainer.is_global_zero:
             return
         group = monitor.config.output.group
         print(
@@ -129,11 +132,23 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for a configuration that cannot be used.
     """
+    # As with python -m: classes and hooks of the project that one stands in can be named.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
     try:
         JacoscopeCLI(args)
     except ConfigError as error:
         given = sys.argv[1:] if args is None else args
         told = error if error.source else with_source(error, given)
         print(f"jacoscope: error: {told}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if "more than one stateful callback of type `SensitivityMonitor`" not in str(error):
+            raise
+        print(
+            "jacoscope: error: the section monitor and trainer.callbacks make two monitors of the "
+            "same output.group; give one of them another group, or leave one out",
+            file=sys.stderr,
+        )
         return 2
     return 0

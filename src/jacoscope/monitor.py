@@ -119,12 +119,19 @@ class Monitor:
                 self._open = CapturedStep(step, epoch, due, everything, self._gauge, self.faults)
         return self._open is not None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a captured step is under way whose optimiser has not been seen yet."""
+        return self._open is not None and not self._open.capture.has_seen_a_step
+
     def next_due(self, step: int, epoch_start: int = 0) -> float:
         """The first step from ``step`` on at which :meth:`begin_step` has something to do."""
         if self._in_transit or self._open is not None or not self._lanes:
             return step
-        dues = [lane.timetable.next_due(step, epoch_start) for lane in self._lanes]
-        return min(dues, default=math.inf)
+        with self.faults.contain("deciding when to capture next"):
+            dues = [lane.timetable.next_due(step, epoch_start) for lane in self._lanes]
+            return min(dues, default=math.inf)
+        return step
 
     def before_optimizer_step(
         self,
@@ -176,7 +183,10 @@ class Monitor:
     def state_dict(self) -> dict[str, Any]:
         """Counters and the sinks' histories, as plain values for a checkpoint."""
         self._drain(wait=True)
-        sinks = {type(sink).__name__: sink.state_dict() for sink in self._sinks}
+        sinks = {}
+        for sink in self._sinks:
+            with self.faults.contain("saving the monitor's state"):
+                sinks[type(sink).__name__] = sink.state_dict()
         return {"captures": self.captures, "sinks": sinks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

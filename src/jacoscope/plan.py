@@ -24,11 +24,13 @@ class Lane:
         timetable: When they are captured.
         targets: The parameters.
         axes: By quantity, the parameters that it is measured on.
+        wanted: What has to be captured of them.
     """
 
     timetable: Timetable
     targets: tuple[Target, ...]
     axes: Mapping[QuantityName, Axis]
+    wanted: tuple[Wanted, ...]
 
 
 def lanes_of(selection: Selection) -> tuple[Lane, ...]:
@@ -51,7 +53,14 @@ def _lane(schedule: Schedule, targets: tuple[Target, ...]) -> Lane:
         timetable = Timetable(schedule)
     except ConfigError as error:
         raise error.within(targets[0].schedule_key) from None
-    return Lane(timetable, targets, axes)
+    return Lane(timetable, targets, axes, tuple(_wanted(target) for target in targets))
+
+
+def _wanted(target: Target) -> Wanted:
+    inputs = [inputs_of(name) for name in target.quantities]
+    update = any("update" in item for item in inputs)
+    both = any({"update", "gradient"} <= item for item in inputs)
+    return Wanted(target.name, target.info.parameter, update, both)
 
 
 def headline_lane(lanes: Sequence[Lane], schedule: Schedule) -> Lane | None:
@@ -62,13 +71,7 @@ def headline_lane(lanes: Sequence[Lane], schedule: Schedule) -> Lane | None:
 
 def wanted_of(lanes: Sequence[Lane]) -> list[Wanted]:
     """What has to be captured for these lanes' quantities."""
-    wanted = []
-    for target in (target for lane in lanes for target in lane.targets):
-        inputs = [inputs_of(name) for name in target.quantities]
-        update = any("update" in item for item in inputs)
-        both = any({"update", "gradient"} <= item for item in inputs)
-        wanted.append(Wanted(target.name, target.info.parameter, update, both))
-    return wanted
+    return [wanted for lane in lanes for wanted in lane.wanted]
 
 
 def quantities_of(lanes: Sequence[Lane]) -> list[QuantityName]:

@@ -77,7 +77,7 @@ class _Shipment:
         flat = torch.cat([_flat(part) for part in parts])
         self._event: torch.cuda.Event | None = None
         if flat.device.type == "cuda":
-            self._host = torch.empty(flat.shape, dtype=flat.dtype, pin_memory=True)
+            self._host = torch.empty(flat.shape, dtype=flat.dtype, device="cpu", pin_memory=True)
             self._host.copy_(flat, non_blocking=True)
             self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record(torch.cuda.current_stream(flat.device))

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from jacoscope.config import QuantityName
 from jacoscope.quantities import QUANTITIES
 from jacoscope.record import Axis
-from jacoscope.sinks._heatmap import ROWS_PER_PAGE, draw_heatmap, page_count
-from jacoscope.sinks._history import History
+from jacoscope.sinks._heatmap import draw_heatmap
+from jacoscope.sinks._history import ROWS_PER_PAGE, History, page_count
 
 Image = npt.NDArray[np.uint8]
 
+_INFINITE = (0xFF, 0x7F, 0x0E)
 _ZERO, _NONFINITE, _MISSING = (0x8C, 0x8C, 0x8C), (0xD6, 0x27, 0x28), (0xEC, 0xEC, 0xEC)
 # A logarithmic scale, a signed one, a share from 0 to 1, a count.
 _SCALES: tuple[QuantityName, ...] = (
@@ -87,7 +88,7 @@ def test_zero_has_its_colour_on_a_logarithmic_scale_alone() -> None:
 )
 def test_a_value_that_is_not_finite_has_its_colour(quantity: QuantityName, value: float) -> None:
     image = _draw(quantity, _history([[0.1, value], [0.3, 0.4]]))
-    assert _area(image, _NONFINITE)
+    assert _area(image, _NONFINITE if np.isnan(value) else _INFINITE)
     assert not _area(image, _MISSING)
 
 

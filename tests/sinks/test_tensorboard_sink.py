@@ -247,7 +247,16 @@ def test_pictures_are_images(write: Train, values: Values, tiny: type) -> None:
     assert _picture(value).shape[2] == 3
 
 
-def test_pictures_are_drawn_now_and_then(write: Train, values: Values, tiny: type) -> None:
+def test_pictures_wait_until_they_are_affordable(write: Train, values: Values, tiny: type) -> None:
+    config = {**_config(**_OFF | {"pictures": ["grad_rms"]}), "schedule": {"every": 1}}
+    write(tiny(), config, steps=range(29))
+    assert [step for step, _ in values("images")] == [28], "a run of a moment is drawn at its end"
+
+
+def test_pictures_are_drawn_now_and_then(
+    write: Train, values: Values, tiny: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jacoscope.sinks._pictures._SHARE", float("inf"))
     config = {**_config(**_OFF | {"pictures": ["grad_rms"]}), "schedule": {"every": 1}}
     write(tiny(), config, steps=range(29))
     assert [step for step, _ in values("images")] == [7, 11, 17, 26, 28]

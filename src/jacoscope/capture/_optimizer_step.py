@@ -214,4 +214,4 @@ def _gradient(item: Wanted) -> Tensor:
 def _no_gradient(item: Wanted) -> str:
     if not item.parameter.requires_grad:
         return "it is frozen (requires_grad is False)"
-    return "it has no gradient in this training step (the loss does not depend on it)"
+    return "it has no gradient in this training step (the loss does not depend on it, or is None)"

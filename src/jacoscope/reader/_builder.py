@@ -91,7 +91,7 @@ class RunBuilder:
                         "step": step,
                         "quantity": quantity,
                         "parameter": name,
-                        "reason": "it is captured on a schedule of its own, not at this step",
+                        "reason": "it was not watched, or not due, at this step",
                     }
                     for name in frame
                     if name not in row

@@ -13,28 +13,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from jacoscope.quantities import FloatArray, Quantity
-from jacoscope.sinks._history import History
+from jacoscope.sinks._history import ROWS_PER_PAGE, History, page_count
 
-__all__ = ["ROWS_PER_PAGE", "draw_heatmap", "page_count"]
+__all__ = ["draw_heatmap"]
 
-ROWS_PER_PAGE = 40
 _NAME_LENGTH = 40
-_ZERO, _NONFINITE, _MISSING = "#8c8c8c", "#d62728", "#ececec"
-
-
-def page_count(history: History) -> int:
-    """Number of pictures that a quantity's layers take."""
-    return max(1, -(-len(history.axis.names) // ROWS_PER_PAGE))
+_ZERO, _NAN, _INFINITE, _MISSING = "#8c8c8c", "#d62728", "#ff7f0e", "#ececec"
 
 
 def draw_heatmap(quantity: Quantity, history: History, page: int = 0) -> npt.NDArray[np.uint8]:
     """The picture, shape (height, width, 3).
 
     Colours are viridis, which reads in print and for the colour-blind; signed quantities use a
-    scale that diverges from zero. Zeros on a logarithmic scale, values that are not finite and
-    values that are missing have colours of their own, named in a legend.
+    scale that diverges from zero. Zeros on a logarithmic scale, nan, infinity and missing
+    values have colours of their own, named in a legend.
 
     Args:
         quantity: What is drawn.
@@ -89,7 +84,8 @@ def _paint(
     drawable = np.isfinite(values_LS) & ((values_LS > 0) | (not is_log))
     painted: FloatArray = colours(norm(np.where(drawable, values_LS, 1.0)))[..., :3]
     painted[~drawable & (values_LS == 0)] = _rgb(_ZERO)
-    painted[~np.isfinite(values_LS)] = _rgb(_NONFINITE)
+    painted[np.isnan(values_LS)] = _rgb(_NAN)
+    painted[np.isinf(values_LS)] = _rgb(_INFINITE)
     painted[missing_LS] = _rgb(_MISSING)
     return painted
 
@@ -128,6 +124,9 @@ def _colour_bar(
     unit = "" if quantity.unit == "1" else quantity.unit
     bar.set_label(unit if height > 2.6 else "", fontsize=8)
     bar.ax.tick_params(labelsize=8)
+    if quantity.is_log and height < 4:  # no room for more labels than these
+        bar.ax.yaxis.set_major_locator(LogLocator(numticks=4))
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _legend(
@@ -136,13 +135,14 @@ def _legend(
     absent = missing_LS
     entries = (
         (is_log and bool((values_LS == 0).any()), _ZERO, "zero"),
-        (bool((~np.isfinite(values_LS) & ~absent).any()), _NONFINITE, "not finite"),
+        (bool((np.isnan(values_LS) & ~absent).any()), _NAN, "not a number"),
+        (bool(np.isinf(values_LS).any()), _INFINITE, "infinite"),
         (bool(absent.any()), _MISSING, "missing"),
     )
     patches = [Patch(facecolor=colour, label=name) for shown, colour, name in entries if shown]
     if patches:
         axes.legend(
-            handles=patches, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, fontsize=8,
+            handles=patches, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, fontsize=8,
             frameon=False, borderaxespad=0.2,
         )  # fmt: skip
 

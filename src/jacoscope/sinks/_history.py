@@ -14,7 +14,10 @@ import numpy.typing as npt
 from jacoscope.quantities import FloatArray
 from jacoscope.record import Axis
 
-__all__ = ["History"]
+__all__ = ["ROWS_PER_PAGE", "History", "page_count"]
+
+ROWS_PER_PAGE = 40
+"""Layers that fit into one picture."""
 
 
 class History:
@@ -114,6 +117,11 @@ class History:
         self._missing = [np.array(missing, dtype=bool) for missing in state["missing"]]
         self.last_step = int(state["last_step"])
         self.is_thinned = bool(state["is_thinned"])
+
+
+def page_count(history: History) -> int:
+    """Number of pictures that a quantity's layers take."""
+    return max(1, -(-len(history.axis.names) // ROWS_PER_PAGE))
 
 
 def _takes_first(

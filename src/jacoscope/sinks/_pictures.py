@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jacoscope.config import QuantityName
 from jacoscope.quantities import QUANTITIES
 from jacoscope.record import StepRecord
-from jacoscope.sinks._history import History
+from jacoscope.sinks._history import History, page_count
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -18,13 +19,16 @@ __all__ = ["Pictures"]
 
 _FIRST_DRAWING = 8
 _GROWTH = 1.5
+_SHARE = 0.02
+_SECONDS_PER_PAGE = 0.2
 
 
 class Pictures:
     """Draws chosen quantities as layer × step pictures.
 
-    Drawing takes a few tenths of a second, so it is done after 8, 12, 18, 27, … captures, which
-    costs less and less of the run, and once more when the run ends.
+    Drawing takes a few tenths of a second, or seconds for hundreds of layers. It is done after 8,
+    12, 18, 27, … captures, but only as long as it stays below a fiftieth of the time that has
+    passed, and once more when the run ends.
 
     Args:
         writer: The event file.
@@ -43,6 +47,8 @@ class Pictures:
         self._captures = 0
         self._next_drawing = _FIRST_DRAWING
         self._drawn_at = -1
+        self._started = time.monotonic()
+        self._drawing_seconds = 0.0
 
     def write(self, record: StepRecord) -> None:
         """Take up a captured step, and draw if it is time."""
@@ -57,15 +63,22 @@ class Pictures:
         self._captures += 1
         if self._captures >= self._next_drawing:
             self._next_drawing = int(self._captures * _GROWTH)
-            self.draw()
+            if self._is_affordable():
+                self.draw()
+
+    def _is_affordable(self) -> bool:
+        pages = sum(page_count(history) for history in self._histories.values())
+        expected = self._drawing_seconds + _SECONDS_PER_PAGE * pages
+        return expected <= _SHARE * (time.monotonic() - self._started)
 
     def draw(self) -> None:
         """Draw every picture that has changed since it was last drawn."""
         latest = max((history.last_step for history in self._histories.values()), default=-1)
         if latest == self._drawn_at:
             return
+        begun = time.monotonic()
         # Matplotlib takes half a second to import, which runs without pictures need not pay.
-        from jacoscope.sinks._heatmap import draw_heatmap, page_count
+        from jacoscope.sinks._heatmap import draw_heatmap
 
         self._drawn_at = latest
         drawn: Counter[str] = Counter()
@@ -79,6 +92,7 @@ class Pictures:
                 part = f"_page{page + 1}" if page_count(history) > 1 else ""
                 tag = f"{self._group}_layers_by_step/{name}{lane}{part}"
                 self._writer.add_image(tag, image, latest, dataformats="HWC")
+        self._drawing_seconds += time.monotonic() - begun
 
     def stop(self) -> None:
         """Draw nothing any more."""

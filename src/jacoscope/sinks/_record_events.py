@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES, FloatArray
+from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES
 from jacoscope.record import SCHEMA_VERSION, Record, StepRecord
 from jacoscope.sinks._events import EventWriter, add_values, tensor_value, text_value
 from jacoscope.sinks._sink import RunInfo
@@ -51,7 +51,7 @@ class RecordEvents:
         values = [self._tensor(f"{self._prefix}/.steps", epoch, {"quantity": ".steps"})]
         for item in record.records:
             tag = f"{self._prefix}/{item.quantity}/{item.axis.digest}"
-            values.append(self._tensor(tag, _stored(item.values, record.dtype), _schema(item)))
+            values.append(self._tensor(tag, _stored(item, record.dtype), _schema(item)))
         if self._run is not None:
             values.append(self._text(".run", self._run))
             self._run = None
@@ -104,10 +104,14 @@ def describe_run(run: RunInfo) -> dict[str, Any]:
     }
 
 
-def _stored(values: FloatArray, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def _stored(record: Record, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """The values in the precision of training, or in double where that would lose any of them."""
+    values = record.values
     with np.errstate(all="ignore"):
         stored = values.astype(dtype)
+    rounded = (stored != values) & np.isfinite(values)
+    if QUANTITIES[record.quantity].unit == "count" and rounded.any():
+        return values
     vanished = (stored == 0) & (values != 0)
     overflown = np.isinf(stored) & np.isfinite(values)
     return values if (vanished | overflown).any() else stored
