@@ -310,6 +310,17 @@ def test_fit_twice_continues_in_the_same_run(tmp_path: Path) -> None:
     assert monitor.state_dict()["captures"] == 4
 
 
+def test_another_model_starts_with_a_clean_history(tmp_path: Path) -> None:
+    monitor = SensitivityMonitor(schedule=EVERY)
+    fit(tmp_path, monitor, adversaries(), max_epochs=1)
+    first = set(monitor.state_dict()["sinks"]["TensorBoardSink"]["pictures"])
+    fit(tmp_path, monitor, classifier(), max_epochs=1)
+    second = set(monitor.state_dict()["sinks"]["TensorBoardSink"]["pictures"])
+    assert first
+    assert second
+    assert not first & second
+
+
 def test_resuming_keeps_counters_and_picture_histories(tmp_path: Path) -> None:
     monitor = SensitivityMonitor(schedule=EVERY)
     fitting = fit(tmp_path, monitor, max_epochs=1)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jacoscope.config import QuantityName
 from jacoscope.quantities import QUANTITIES
-from jacoscope.record import StepRecord
+from jacoscope.record import Axis, StepRecord
 from jacoscope.sinks._history import History, page_count
 
 if TYPE_CHECKING:
@@ -44,11 +44,17 @@ class Pictures:
         self._quantities = quantities
         self._histories: dict[tuple[str, str], History] = {}
         self._restored: dict[str, Any] = {}
+        self._expected: set[str] | None = None
         self._captures = 0
         self._next_drawing = _FIRST_DRAWING
         self._drawn_at = -1
         self._started = time.monotonic()
         self._drawing_seconds = 0.0
+
+    def expect(self, axes: Iterable[tuple[str, Axis]]) -> None:
+        """Take note of the quantities and axes to come; histories of others are let go."""
+        self._expected = {f"{quantity}/{axis.digest}" for quantity, axis in axes}
+        self.load_state_dict(self._restored)
 
     def write(self, record: StepRecord) -> None:
         """Take up a captured step, and draw if it is time."""
@@ -107,4 +113,5 @@ class Pictures:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up histories, to be continued by the steps that follow."""
-        self._restored = dict(state)
+        known = self._expected
+        self._restored = {k: v for k, v in state.items() if known is None or k in known}

@@ -9,6 +9,7 @@ import numpy as np
 
 from jacoscope.config import Output
 from jacoscope.faults import Faults
+from jacoscope.plan import lanes_of
 from jacoscope.quantities import HEADLINES, HISTOGRAM_EDGES
 from jacoscope.record import Record, StepRecord
 from jacoscope.sinks._card import card_text
@@ -65,6 +66,8 @@ class TensorBoardSink(Sink):
     def open(self, run: RunInfo) -> None:
         """Take note of the run; its card is written with the first step."""
         self._events.open(run)
+        lanes = lanes_of(run.selection)
+        self._pictures.expect(pair for lane in lanes for pair in lane.axes.items())
         self._unexplained = run
 
     def write(self, record: StepRecord) -> None:
