@@ -567,6 +567,13 @@ def test_optimisers_that_bypass_the_trainer_are_pointed_out(tmp_path: Path) -> N
         fit(tmp_path, SensitivityMonitor(), module, max_epochs=1)
 
 
+def test_a_crash_in_the_first_step_is_not_blamed_on_the_optimiser(tmp_path: Path) -> None:
+    module = classifier()
+    module.network[0].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a MonitorWarning would be an error of its own here
+        fit(tmp_path, SensitivityMonitor(), module)
+
+
 def test_a_writer_that_fails_leaves_no_run_folder(tmp_path: Path) -> None:
     monitor = SensitivityMonitor(output={"directory": "/proc/nowhere"})  # type: ignore[arg-type]
     with pytest.warns(MonitorWarning, match="writing to TensorBoard failed"):

@@ -186,6 +186,13 @@ class SensitivityMonitor(Callback, _OtherCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the session while the logger can still be written to."""
+        if self._session is not None and self._session.monitor.has_seen_no_optimizer:
+            warnings.warn(
+                "jacoscope: nothing was recorded, since no optimiser stepped through the Trainer; "
+                "under manual optimisation, step those of self.optimizers()",
+                MonitorWarning,
+                stacklevel=2,
+            )
         self._end_session()
 
     def on_exception(
@@ -211,13 +218,6 @@ class SensitivityMonitor(Callback, _OtherCallback):
     def _end_session(self) -> None:
         if self._session is not None:
             monitor, self._session = self._session.monitor, None
-            if monitor.is_waiting and not monitor.captures:
-                warnings.warn(
-                    "jacoscope: nothing was recorded, since no optimiser stepped through the "
-                    "Trainer; under manual optimisation, step those of self.optimizers()",
-                    MonitorWarning,
-                    stacklevel=2,
-                )
             self._state = monitor.state_dict()
             monitor.close()
 

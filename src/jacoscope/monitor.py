@@ -120,9 +120,10 @@ class Monitor:
         return self._open is not None
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether a captured step is under way whose optimiser has not been seen yet."""
-        return self._open is not None and not self._open.capture.has_seen_a_step
+    def has_seen_no_optimizer(self) -> bool:
+        """Whether steps were to be captured, but none had an optimiser that steps."""
+        waiting = self._open is not None and not self._open.capture.has_seen_a_step
+        return waiting and not self.captures
 
     def next_due(self, step: int, epoch_start: int = 0) -> float:
         """The first step from ``step`` on at which :meth:`begin_step` has something to do."""

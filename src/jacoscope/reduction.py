@@ -89,6 +89,7 @@ class _Shipment:
         return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
 
     def unpack(self) -> HostStatistics:
+        """The statistics that were sent, waiting for the device if need be."""
         if self._event is not None:
             self._event.synchronize()
         numbers = self._host.numpy().astype(np.float64)
