@@ -156,7 +156,8 @@ def finish_record(
     """
     quantity = QUANTITIES[name]
     columns = {need: _column(need, statistics) for need in quantity.needs}
-    have = [all(parameter in column for column in columns.values()) for parameter in axis.names]
+    measured = _in_all(list(columns.values()))
+    have = [parameter in measured for parameter in axis.names]
     present = [index for index, there in enumerate(have) if there]
     inputs: dict[str, FloatArray] = {
         need: np.array([column[axis.names[index]] for index in present], dtype=np.float64)
@@ -186,7 +187,8 @@ def finish_headline(axis: Axis, statistics: HostStatistics) -> dict[str, float]:
     scalars: dict[str, float] = {}
     for headline in HEADLINES:
         columns = [statistics.values.get(need, {}) for need in headline.needs]
-        present = [i for i, name in enumerate(axis.names) if all(name in c for c in columns)]
+        measured = _in_all(columns)
+        present = [index for index, name in enumerate(axis.names) if name in measured]
         if not present:
             continue
         inputs: dict[str, FloatArray] = {
@@ -197,6 +199,11 @@ def finish_headline(axis: Axis, statistics: HostStatistics) -> dict[str, float]:
         with np.errstate(all="ignore"):
             scalars[headline.name] = headline.finish(inputs)
     return scalars
+
+
+def _in_all(columns: Sequence[Mapping[str, Any]]) -> set[str]:
+    """The parameters that every one of the columns has."""
+    return set(columns[0]).intersection(*columns[1:])
 
 
 def _column(need: str, statistics: HostStatistics) -> Mapping[str, Any]:
