@@ -132,11 +132,17 @@ class BlockLayout:
                 owners.extend([index] * -(-(stop - start) // BLOCK_WIDTH))
                 start = stop
                 if len(owners) == self.chunk_rows:
-                    chunks.append(Chunk(tuple(pieces), torch.tensor(owners, device=device)))
+                    chunks.append(_chunk(pieces, owners, device))
                     pieces, owners = [], []
         if pieces:
-            chunks.append(Chunk(tuple(pieces), torch.tensor(owners, device=device)))
+            chunks.append(_chunk(pieces, owners, device))
         return chunks
+
+
+def _chunk(pieces: list[Piece], owners: list[int], device: torch.device) -> Chunk:
+    # Made on the host and sent without waiting: a tensor made on the device would wait for it.
+    owners_R = torch.tensor(owners, device="cpu").to(device, non_blocking=True)
+    return Chunk(tuple(pieces), owners_R)
 
 
 def rows_per_chunk(device: torch.device) -> int:

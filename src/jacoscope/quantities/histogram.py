@@ -89,7 +89,9 @@ def fold_codes(codes: CodeCounts, sizes: Sequence[int]) -> Tensor:
     negative_LC, positive_LC = counts_LC.chunk(2, dim=1)
     positive_LS, negative_LS = _side(positive_LC), _side(negative_LC)
     nonfinite_L = positive_LC[:, _NONFINITE:].sum(1) + negative_LC[:, _NONFINITE:].sum(1)
-    sizes_L = torch.tensor(sizes, dtype=torch.int64).to(counts_LC.device, non_blocking=True)
+    sizes_L = torch.tensor(sizes, dtype=torch.int64, device="cpu").to(
+        counts_LC.device, non_blocking=True
+    )
     # The rest, rather than a count of zeros, which would include the padding of the blocks.
     zero_L = sizes_L - nonfinite_L - positive_LS.sum(1) - negative_LS.sum(1)
     return torch.cat([negative_LS.flip(1), zero_L.unsqueeze(1), positive_LS], dim=1)
