@@ -1,0 +1,284 @@
+"""The N × P Jacobian of one parameter, one row per sample.
+
+Shape suffixes: N samples, K chosen samples, P scalars of the parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from jacoscope.jacobian._arithmetic import computed
+from jacoscope.jacobian._indices import Index, as_index
+from jacoscope.jacobian._rowwise import measure_rows
+from jacoscope.jacobian._work import PASS
+
+__all__ = ["DEFAULT_MEMORY_BUDGET", "Jacobian"]
+
+DEFAULT_MEMORY_BUDGET = 256 * 2**20
+
+
+class Jacobian(ABC):
+    """The contributions of N samples to the gradient of a parameter with P scalars.
+
+    Row i is sample i's contribution, in the shape of the parameter. A subclass knows how its rows
+    are made, and gives what it can give without making them: for each want that it has a closed way
+    for, the work of that way. Whatever costs less is done.
+
+    Args:
+        samples: N.
+        parameter_shape: The parameter's shape.
+        dtype: What is computed in and returned.
+        device: Where the numbers are.
+        memory_budget: Bytes that temporaries may take; one row is made however large.
+
+    Attributes:
+        samples: N.
+        parameter_shape: The parameter's shape.
+        dtype: What is computed in and returned.
+        device: Where the numbers are.
+        memory_budget: Bytes that temporaries may take.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        parameter_shape: Sequence[int],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        memory_budget: int,
+    ) -> None:
+        self.samples = samples
+        self.parameter_shape = torch.Size(parameter_shape)
+        self.dtype = dtype
+        self.device = device
+        self.memory_budget = memory_budget
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(samples={self.samples}, "
+            f"parameter_shape={tuple(self.parameter_shape)}, dtype={self.dtype}, "
+            f"device={self.device})"
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, P)."""
+        return self.samples, self.parameter_shape.numel()
+
+    @computed
+    def rows(self, indices: Sequence[int] | slice | Tensor) -> Tensor:
+        """The contributions of some samples.
+
+        Args:
+            indices: Which samples, as integers, a slice or a tensor of integers, shape (K,). A
+                tensor on an accelerator is waited for, to see that there are such samples.
+
+        Returns:
+            Shape (K, *parameter_shape).
+
+        Raises:
+            IndexError: If there is no such sample.
+        """
+        return self._rows(as_index(indices, self.samples, self.device))
+
+    @computed
+    def row_sq_norms(self) -> Tensor:
+        """Each sample's squared norm, shape (N,)."""
+        return self._evaluate(("row_sq_norms",))["row_sq_norms"]
+
+    @computed
+    def column_sq_norms(self) -> Tensor:
+        """Each scalar's sum of squares over the samples, in the parameter's shape."""
+        return self._evaluate(("column_sq_norms",))["column_sq_norms"]
+
+    @computed
+    def gram(self) -> Tensor:
+        """The samples' inner products, shape (N, N)."""
+        return self._evaluate(("gram",))["gram"]
+
+    @computed
+    def sum(self) -> Tensor:
+        """The sum of all contributions, in the parameter's shape."""
+        return self._evaluate(("sum",))["sum"]
+
+    @computed
+    def matvec(self, v: Tensor) -> Tensor:
+        """Each contribution's inner product with a direction.
+
+        Args:
+            v: The direction, in the parameter's shape.
+
+        Returns:
+            Shape (N,).
+
+        Raises:
+            ValueError: If ``v`` has another shape.
+        """
+        if v.shape != self.parameter_shape:
+            raise ValueError(
+                f"matvec() takes a tensor of the parameter's shape {tuple(self.parameter_shape)}, "
+                f"got {tuple(v.shape)}"
+            )
+        return self._matvec(v.detach().to(self.device, self.dtype))
+
+    @computed
+    def rmatvec(self, u: Tensor) -> Tensor:
+        """The contributions' sum, each weighted.
+
+        Args:
+            u: A weight for each sample, shape (N,).
+
+        Returns:
+            The parameter's shape.
+
+        Raises:
+            ValueError: If ``u`` has another shape.
+        """
+        if u.shape != (self.samples,):
+            raise ValueError(
+                f"rmatvec() takes one weight per sample, shape ({self.samples},), "
+                f"got {tuple(u.shape)}"
+            )
+        return self._rmatvec(u.detach().to(self.device, self.dtype))
+
+    @computed
+    def dense(self) -> Tensor:
+        """All rows, shape (N, *parameter_shape).
+
+        Raises:
+            ValueError: If they take more than the memory budget.
+        """
+        needed = self.samples * self.shape[1] * self.dtype.itemsize
+        if needed > self.memory_budget:
+            raise ValueError(
+                f"dense() would take {needed:,} bytes for {self.samples} rows of "
+                f"{self.shape[1]:,} scalars, more than the memory budget of "
+                f"{self.memory_budget:,} bytes; use rows() for some of them, or a larger budget"
+            )
+        return self._rows(slice(0, self.samples))
+
+    @computed
+    def probe(self, left: Tensor, right: Tensor) -> Tensor:
+        """Each contribution's inner product with a direction of rank one (Freivalds' check).
+
+        The parameter is seen as a matrix of ``parameter_shape[0]`` rows; a scalar as 1 × 1.
+
+        Args:
+            left: Shape (p,), the length of the parameter's first dimension.
+            right: Shape (q,), the product of the lengths of the others.
+
+        Returns:
+            Shape (N,).
+
+        Raises:
+            ValueError: If one of them has another shape.
+        """
+        p = self.parameter_shape[0] if self.parameter_shape else 1
+        q = math.prod(self.parameter_shape[1:])
+        if left.shape != (p,) or right.shape != (q,):
+            raise ValueError(
+                f"probe() takes vectors of shapes ({p},) and ({q},), "
+                f"got {tuple(left.shape)} and {tuple(right.shape)}"
+            )
+        left = left.detach().to(self.device, self.dtype)
+        return self._probe(left, right.detach().to(self.device, self.dtype))
+
+    @computed
+    def magnitude(self) -> Tensor:
+        """An upper bound of the norms of all terms that the sum consists of, added up; a scalar.
+
+        Rounding errors of the sum, and of the rows, are relative to it.
+        """
+        return self._magnitude()
+
+    def _evaluate(self, wants: Sequence[str]) -> dict[str, Tensor]:
+        """What is wanted, by closed ways or from rows that are made once, as is less work."""
+        _, from_rows = self._plan(wants)
+        closed = tuple(want for want in wants if want not in from_rows)
+        results = self._closed(closed) if closed else {}
+        return results | self._from_rows(from_rows) if from_rows else results
+
+    def _plan(self, wants: Sequence[str]) -> tuple[float, tuple[str, ...]]:
+        """The least work for what is wanted, and which of it is to come from rows."""
+        closed = {want: self._closed_work(want) for want in wants}
+        all_closed = sum(closed.values())
+        making = self._making_work()
+        if all_closed <= making:
+            return all_closed, ()
+        scan = {want: self._scan_work(want) for want in wants}
+        from_rows = tuple(want for want in wants if scan[want] < closed[want])
+        shared = making + sum(min(scan[want], closed[want]) for want in wants)
+        return (all_closed, ()) if shared >= all_closed else (shared, from_rows)
+
+    @abstractmethod
+    def _rows(self, index: Index) -> Tensor:
+        """The contributions of some samples, shape (K, *parameter_shape)."""
+
+    def _closed_work(self, want: str) -> float:
+        """The work of the closed way, infinite where there is none."""
+        return math.inf
+
+    def _closed(self, wants: Sequence[str]) -> dict[str, Tensor]:
+        """What is wanted, by closed ways."""
+        raise AssertionError(f"{type(self).__name__} has no closed way for {wants}")
+
+    def _making_work(self) -> float:
+        """The work of making all rows once."""
+        return PASS * self.samples * self.shape[1]
+
+    def _scan_work(self, want: str) -> float:
+        """The work that a want takes once the rows are there."""
+        samples, scalars = self.shape
+        if want == "gram":
+            return samples**2 * scalars + self._remaking_work()
+        return PASS * samples * scalars
+
+    def _remaking_work(self) -> float:
+        """The work of making rows again for a Gram matrix whose rows do not fit the budget."""
+        needed = self.samples * self._row_bytes
+        if needed <= self.memory_budget:
+            return 0.0
+        chunks = min(self.samples, math.ceil(2 * needed / max(self.memory_budget, 1)))
+        return self._making_work() * (chunks - 1) / 2
+
+    def _from_rows(self, wants: Sequence[str]) -> dict[str, Tensor]:
+        """What is wanted, from rows that are made once for all."""
+        return measure_rows(self, wants)
+
+    def _matvec(self, v: Tensor) -> Tensor:
+        v_P = v.reshape(-1)
+        return torch.cat([rows_KP @ v_P for _, rows_KP in self._blocks()])
+
+    def _rmatvec(self, u_N: Tensor) -> Tensor:
+        sum_P = u_N.new_zeros(self.shape[1])
+        for chunk, rows_KP in self._blocks():
+            sum_P.addmv_(rows_KP.T, u_N[chunk])
+        return sum_P.view(self.parameter_shape)
+
+    def _probe(self, left: Tensor, right: Tensor) -> Tensor:
+        return self._matvec(torch.outer(left, right).view(self.parameter_shape))
+
+    def _magnitude(self) -> Tensor:
+        return self.row_sq_norms().sqrt_().sum()
+
+    @property
+    def _row_bytes(self) -> int:
+        """Bytes that making one row takes."""
+        return self.shape[1] * self.dtype.itemsize
+
+    def _chunks(self, sample_bytes: float) -> Iterator[slice]:
+        """Chunks of samples that take ``sample_bytes`` each, under the budget."""
+        most = max(1, int(self.memory_budget // max(sample_bytes, 1)))
+        for start in range(0, max(self.samples, 1), most):
+            yield slice(start, min(start + most, self.samples))
+
+    def _blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """All rows as matrices (K, P), chunk by chunk under the budget."""
+        for chunk in self._chunks(self._row_bytes):
+            yield chunk, self._rows(chunk).reshape(chunk.stop - chunk.start, self.shape[1])

@@ -1,0 +1,177 @@
+"""What sums of outer products tell without making them, or making a slab of them at a time.
+
+Shape suffixes: K samples of a chunk, J samples of another, G groups, T and S terms, p and q the
+factors' lengths, w either of these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from jacoscope.jacobian._arithmetic import lengths
+from jacoscope.jacobian._blocks import by_blocks
+from jacoscope.jacobian._rowwise import OF_ROWS
+from jacoscope.jacobian._work import PASS
+
+if TYPE_CHECKING:
+    from jacoscope.jacobian._outer import OuterJacobian
+
+__all__ = [
+    "by_group",
+    "closed_work",
+    "column_sq_norms",
+    "cross_gram",
+    "making_work",
+    "measure_slabs",
+    "row_sq_norms",
+    "weighted_sum",
+]
+
+
+def by_group(factor_KGTw: Tensor) -> Tensor:
+    """Shape (G, K·T, w)."""
+    return factor_KGTw.transpose(0, 1).flatten(1, 2)
+
+
+def closed_work(want: str, samples: int, terms: int, form: tuple[int, int, int]) -> float:
+    """The work of what is wanted without making rows, infinite where that cannot be.
+
+    Args:
+        want: A name out of :data:`~jacoscope.jacobian._rowwise.OF_ROWS`.
+        samples: N.
+        terms: T.
+        form: (G, p, q).
+    """
+    groups, p, q = form
+    width, scalars = groups * (p + q), groups * p * q
+    if want == "sum":
+        gathering = PASS * width if groups > 1 else 0
+        return samples * terms * (scalars + gathering)
+    if terms <= 1:
+        return {
+            "row_sq_norms": PASS * samples * width,
+            "gram": samples**2 * (width + PASS * groups),
+            "column_sq_norms": samples * (scalars + PASS * width),
+        }[want]
+    if want == "column_sq_norms":
+        return math.inf
+    pairs = samples * (samples if want == "gram" else 1) * terms**2
+    return pairs * (width + 3 * PASS * groups)
+
+
+def making_work(samples: int, terms: int, form: tuple[int, int, int]) -> float:
+    """The work of making all rows; arguments as above."""
+    return samples * math.prod(form) * (terms + PASS)
+
+
+def row_sq_norms(left_KGTp: Tensor, right_KGTq: Tensor) -> Tensor:
+    """Squared norms of each sample's sum of outer products, shape (K,)."""
+    samples, groups, terms, _ = left_KGTp.shape
+    if terms == 1:
+        squares_KGT = lengths(left_KGTp, -1).mul_(lengths(right_KGTq, -1)).square_()
+        return squares_KGT.view(samples) if groups == 1 else squares_KGT.sum((1, 2))
+    pairs_KGTT = (left_KGTp @ left_KGTp.mT).mul_(right_KGTq @ right_KGTq.mT)
+    return pairs_KGTT.sum((1, 2, 3)).clamp_min_(0)
+
+
+def column_sq_norms(left_KGTp: Tensor, right_KGTq: Tensor) -> Tensor:
+    """Each scalar's sum of squares over the samples of at most one term, shape (G, p, q)."""
+    assert left_KGTp.shape[2] <= 1
+    return weighted_sum(left_KGTp.square(), right_KGTq.square(), None)
+
+
+def weighted_sum(left_KGTp: Tensor, right_KGTq: Tensor, u_K: Tensor | None) -> Tensor:
+    """The sum of all outer products, each sample's weighted, shape (G, p, q)."""
+    if u_K is not None:
+        u_K111 = u_K.view(-1, 1, 1, 1)
+        if left_KGTp.shape[-1] <= right_KGTq.shape[-1]:
+            left_KGTp = left_KGTp * u_K111
+        else:
+            right_KGTq = right_KGTq * u_K111
+    if left_KGTp.shape[1] == 1:
+        return (left_KGTp.flatten(0, 2).T @ right_KGTq.flatten(0, 2)).unsqueeze(0)
+    return by_group(left_KGTp).mT @ by_group(right_KGTq)
+
+
+def cross_gram(first: OuterJacobian, second: OuterJacobian) -> Tensor:
+    """Inner products of two Jacobians' rows by all pairs of terms, shape (N, N).
+
+    Args:
+        first: Its rows are the result's rows.
+        second: Of the same (G, p, q); if it is ``first``, half of the blocks are mirrored.
+    """
+
+    def block_KJ(chunk: slice, other: slice) -> Tensor:
+        factors = first.factors(chunk)
+        own = first is second and chunk == other
+        return _cross_block(*factors, *(factors if own else second.factors(other)))
+
+    pair_bytes = 2 * first.form[0] * first.terms * second.terms * first.dtype.itemsize
+    return by_blocks(first, pair_bytes, block_KJ, dtype=first.dtype, symmetric=first is second)
+
+
+def _cross_block(
+    left_KGTp: Tensor, right_KGTq: Tensor, left_JGSp: Tensor, right_JGSq: Tensor
+) -> Tensor:
+    (samples, groups, terms, _), (others, _, more, _) = left_KGTp.shape, left_JGSp.shape
+    pairs, factors = (
+        first.flatten(0, 2) @ second.flatten(0, 2).T
+        if groups == 1
+        else by_group(first) @ by_group(second).mT
+        for first, second in ((left_KGTp, left_JGSp), (right_KGTq, right_JGSq))
+    )
+    pairs.mul_(factors)
+    if groups == terms == more == 1:
+        return pairs
+    return pairs.view(groups, samples, terms, others, more).sum((0, 2, 4))
+
+
+def measure_slabs(jacobian: OuterJacobian, wants: Sequence[str]) -> dict[str, Tensor]:
+    """What is wanted, from rows made in slabs of the parameter: each scalar of a row once.
+
+    Args:
+        jacobian: Whose rows.
+        wants: Names out of :data:`~jacoscope.jacobian._rowwise.OF_ROWS`.
+
+    Returns:
+        A tensor per want, in the shape that the Jacobian's method of that name has.
+    """
+    samples, _ = jacobian.shape
+    shapes = {"row_sq_norms": (samples,), "gram": (samples, samples)}
+    results = {
+        want: jacobian.left.new_zeros(shapes.get(want, jacobian.form), dtype=jacobian.dtype)
+        for want in wants
+    }
+    for groups, part in _slabs(jacobian):
+        left = jacobian.left[:, groups, :, part].to(jacobian.dtype)
+        right = jacobian.right[:, groups].to(jacobian.dtype)
+        slab = left.mT @ right
+        rows = slab.flatten(1)
+        for want, result in results.items():
+            found = OF_ROWS[want](rows)
+            if want in shapes:
+                result.add_(found)
+            else:
+                result[groups, part] = found.view(slab.shape[1:])
+    return {
+        want: result if want in shapes else result.view(jacobian.parameter_shape)
+        for want, result in results.items()
+    }
+
+
+def _slabs(jacobian: OuterJacobian) -> Iterator[tuple[slice, slice]]:
+    """Slices of groups and of p that take the memory budget for all samples."""
+    groups, p, q = jacobian.form
+    lines = max(1, jacobian.memory_budget // (jacobian.samples * q * jacobian.dtype.itemsize))
+    if lines >= p:
+        step = lines // p
+        for start in range(0, groups, step):
+            yield slice(start, start + step), slice(0, p)
+        return
+    for group in range(groups):
+        for start in range(0, p, lines):
+            yield slice(group, group + 1), slice(start, start + lines)

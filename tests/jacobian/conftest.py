@@ -1,0 +1,76 @@
+"""One comparison for all structures: everything they tell against rows that a plain loop made."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from jacoscope.jacobian import WANTS, Jacobian, measure
+
+_BUDGETS = (1, 700, 2**28)
+
+
+def _agree(jacobian: Jacobian, rows: Tensor) -> None:
+    tolerance = 1e-12 if jacobian.dtype == torch.float64 else 1e-5
+    rows = rows.double()
+    samples, shape = rows.shape[0], rows.shape[1:]
+    rows_NP = rows.reshape(samples, shape.numel())
+    scale = max(1.0, float(rows_NP.norm()))
+
+    def same(actual: Tensor, expected: Tensor, power: float = 1.0) -> None:
+        assert actual.dtype == jacobian.dtype
+        assert not actual.requires_grad
+        atol = tolerance * scale**power
+        torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=atol)
+
+    expected = {
+        "row_sq_norms": rows_NP.square().sum(1),
+        "column_sq_norms": rows.square().sum(0),
+        "gram": rows_NP @ rows_NP.T,
+        "sum": rows.sum(0),
+    }
+    assert jacobian.shape == rows_NP.shape
+    assert jacobian.parameter_shape == shape
+    for found in _everything(jacobian):
+        for want, value in found.items():
+            same(value, expected[want], 1 if want == "sum" else 2)
+
+    torch.manual_seed(0)
+    same(jacobian.rows(slice(None)), rows)
+    if rows.numel() * 8 <= jacobian.memory_budget:
+        same(jacobian.dense(), rows)
+    same(jacobian.rows(slice(None, None, 2)), rows[::2])
+    same(jacobian.rows([-1, 0, 0][: 3 * samples]), rows[[-1, 0, 0][: 3 * samples]])
+    v, u = torch.randn(shape, dtype=torch.double), torch.randn(samples, dtype=torch.double)
+    same(jacobian.matvec(v), rows_NP @ v.reshape(-1), 1.5)
+    same(jacobian.rmatvec(u), (u @ rows_NP).view(shape), 1.5)
+    left = torch.randn(shape[0] if shape else 1, dtype=torch.double)
+    right = torch.randn(shape[1:].numel(), dtype=torch.double)
+    same(jacobian.probe(left, right), rows_NP @ torch.outer(left, right).reshape(-1), 1.5)
+    assert jacobian.magnitude().shape == ()
+    assert jacobian.magnitude() >= rows_NP.norm(dim=1).sum() * (1 - tolerance) - tolerance
+
+
+def _everything(jacobian: Jacobian) -> Iterator[dict[str, Tensor]]:
+    """Each want alone, all together, and by each way whether or not it would be chosen."""
+    yield {want: getattr(jacobian, want)() for want in WANTS}
+    yield measure(jacobian, WANTS)
+    with torch.no_grad():
+        yield jacobian._from_rows(WANTS)
+        closed = [want for want in WANTS if jacobian._closed_work(want) < float("inf")]
+        if closed:
+            yield jacobian._closed(closed)
+
+
+@pytest.fixture(scope="session")
+def agree() -> Callable[[Callable[[int], Jacobian], Tensor], None]:
+    """Checks a Jacobian, made for a memory budget, against its rows."""
+
+    def check(make: Callable[[int], Jacobian], rows: Tensor) -> None:
+        for budget in _BUDGETS:
+            jacobian = make(budget)
+            assert jacobian.memory_budget == budget
+            _agree(jacobian, rows)
+
+    return check
