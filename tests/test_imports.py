@@ -14,7 +14,17 @@ _ROOT = Path(jacoscope.__file__).parent
 
 # A module may import from those before it, and a package's modules from one another.
 _ORDER = [
-    *("config", "selection", "schedule", "capture", "quantities", "reduction", "record", "plan"),
+    *(
+        "config",
+        "selection",
+        "schedule",
+        "jacobian",
+        "capturing",
+        "quantities",
+        "reduction",
+        "record",
+        "plan",
+    ),
     *(
         "inspection",
         "measuring",
@@ -34,7 +44,10 @@ _FREE = ["_version", "errors", "faults"]
 _BESIDE: dict[str, list[str]] = {
     "reader": ["errors", "record"],
     "demos": [],
-    "__init__": ["config", "errors", "faults", "_version", "monitor", "reader", "callback"],
+    "__init__": [
+        *("config", "errors", "faults", "_version", "capturing"),
+        *("monitor", "reader", "callback"),
+    ],
 }
 _WITH_LIGHTNING = ["_lightning", "callback", "cli", "demos"]
 _LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")

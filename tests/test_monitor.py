@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from helpers import fingerprint
 from jacoscope import Monitor, MonitorWarning, read_run
-from jacoscope.capture import OptimizerStepCapture
+from jacoscope.capturing import OptimizerStepCapture
 from jacoscope.config import Output
 from jacoscope.quantities import QUANTITIES, STATISTICS, Meter
 from jacoscope.record import GradientInfo

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jacoscope._version import __version__
+from jacoscope.capturing import Jacobians, ParameterJacobian, capture
 from jacoscope.config import LayerRule, MonitorConfig, Output, Schedule
 from jacoscope.errors import ConfigError
 from jacoscope.faults import MonitorWarning
@@ -17,15 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigError",
+    "Jacobians",
     "LayerRule",
     "Monitor",
     "MonitorConfig",
     "MonitorWarning",
     "Output",
+    "ParameterJacobian",
     "Run",
     "Schedule",
     "SensitivityMonitor",
     "__version__",
+    "capture",
     "read_run",
 ]
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from jacoscope.capture import OptimizerStepCapture, ParameterTensors
+from jacoscope.capturing import OptimizerStepCapture, ParameterTensors
 from jacoscope.faults import Faults
 from jacoscope.measuring import Gauge
 from jacoscope.plan import Lane, quantities_of, wanted_of

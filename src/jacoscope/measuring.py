@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jacoscope.capture import ParameterTensors
+from jacoscope.capturing import ParameterTensors
 from jacoscope.config import QuantityName
 from jacoscope.faults import Faults
 from jacoscope.quantities import QUANTITIES, Measured, Meter, Statistic, statistics_for

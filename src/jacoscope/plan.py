@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jacoscope.capture import Wanted
+from jacoscope.capturing import Wanted
 from jacoscope.config import QuantityName, Schedule
 from jacoscope.errors import ConfigError
 from jacoscope.quantities import QUANTITIES, inputs_of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from jacoscope import Monitor
-from jacoscope.capture import ParameterTensors
+from jacoscope.capturing import ParameterTensors
 from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES, STATISTICS, Meter
 from jacoscope.record import StepRecord
 from jacoscope.sinks import MemorySink

@@ -1,6 +1,21 @@
-"""Capture: what is taken from a training step, before anything is computed from it."""
+"""Capture: tensors of the optimiser's step, and Jacobians from the graph of the loss."""
 
-from jacoscope.capture._optimizer_step import OptimizerStepCapture, Wanted
-from jacoscope.capture._tensors import ParameterTensors
+from jacoscope.capturing._api import capture, samples_of, watched_parameters
+from jacoscope.capturing._calibration import Calibrations
+from jacoscope.capturing._capture import JacobianCapture
+from jacoscope.capturing._jacobians import Jacobians, ParameterJacobian
+from jacoscope.capturing._optimizer_step import OptimizerStepCapture, Wanted
+from jacoscope.capturing._tensors import ParameterTensors
 
-__all__ = ["OptimizerStepCapture", "ParameterTensors", "Wanted"]
+__all__ = [
+    "Calibrations",
+    "JacobianCapture",
+    "Jacobians",
+    "OptimizerStepCapture",
+    "ParameterJacobian",
+    "ParameterTensors",
+    "Wanted",
+    "capture",
+    "samples_of",
+    "watched_parameters",
+]

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from jacoscope.capture._tensors import ParameterTensors
+from jacoscope.capturing._tensors import ParameterTensors
 
 __all__ = ["OptimizerStepCapture", "Wanted"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from jacoscope.capture import ParameterTensors
+from jacoscope.capturing import ParameterTensors
 from jacoscope.quantities._blocks import BLOCK_WIDTH, BlockLayout, Chunk, accumulation_dtype
 from jacoscope.quantities._statistics import Block, Statistic
 from jacoscope.quantities.histogram import HISTOGRAM_BINS, count_codes, fold_codes

@@ -1,0 +1,288 @@
+"""Capturing while a backward runs: hooks on the nodes where parameters are used."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jacoscope.capturing._call import call_node
+from jacoscope.capturing._coding import Grads
+from jacoscope.capturing._layout import LayoutError
+from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
+from jacoscope.capturing._terms import DenseTerm, Term, combine
+from jacoscope.capturing._views import View, apply_views
+from jacoscope.capturing._walk import Edge, Graph, Shape, operation_of
+from jacoscope.capturing.rules import RULES, Use, generic_rule
+from jacoscope.jacobian import Jacobian, OuterJacobian, PlacedJacobian, SumJacobian
+
+__all__ = ["Arrival", "BackwardCapture"]
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """A parameter's Jacobian, complete.
+
+    Args:
+        jacobian: The Jacobian.
+        grad: The gradient that has arrived at the parameter.
+        epsilon: Rounding unit of the coarsest layer that uses the parameter.
+        magnitude: What rounding errors of sums over rows are relative to, no dimensions.
+    """
+
+    jacobian: Jacobian
+    grad: Tensor
+    epsilon: float
+    magnitude: Tensor
+
+
+class BackwardCapture:
+    """Builds the Jacobian of each parameter during one backward through a graph.
+
+    A parameter's Jacobian is complete when the gradient of its leaf is; then it is handed on and
+    let go of. Nothing that fails here reaches the backward.
+
+    Args:
+        graph: The graph.
+        plan: How to capture.
+        memory_budget: Bytes that temporary tensors may take.
+        consume: Called with a parameter's name and Jacobian, inside the backward.
+        fail: Called with a parameter's name and the exception, where it cannot be had.
+        rehearsal: Whether there is time to find out which nodes can be run in batches.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: CapturePlan,
+        memory_budget: int,
+        consume: Callable[[str, Arrival], None],
+        fail: Callable[[str, Exception], None],
+        *,
+        rehearsal: bool = False,
+    ) -> None:
+        self._graph = graph
+        self._plan = plan
+        self._memory_budget = memory_budget
+        self._consume = consume
+        self._fail = fail
+        self._terms: dict[Edge, list[tuple[Term, tuple[View, ...]]]] = {}
+        self._failed: set[str] = set()
+        self._rehearsal = rehearsal
+        self._scales: dict[Edge, list[Tensor]] = {}
+        self._epsilons: dict[str, float] = {}
+        self._leaf_of = {name: place for place, name in graph.leaves.items()}
+        self._roots: dict[int, list[Base]] = {}
+        for base in plan.bases.values():
+            if base.sweep:
+                self._roots.setdefault(base.edge[0], []).append(base)
+
+    def hooks(self) -> dict[int, Callable[[Grads], Grads | None]]:
+        """By node, what to call before it runs; leaves are not among them."""
+        return {node: self._hook(node) for node in {*self._plan.uses, *self._roots}}
+
+    def finish(self, name: str, grad: Tensor) -> None:
+        """Hand on a parameter whose gradient is complete."""
+        if name in self._failed:
+            return
+        leaf = (self._plan.leaves[name], 0)
+        try:
+            with torch.no_grad():
+                shape = tuple(grad.shape)
+                jacobian = self._jacobian(self._terms.pop(leaf, []), shape, grad)
+                magnitude = jacobian.magnitude()
+                for scale in self._scales.pop(leaf, []):
+                    magnitude = magnitude + scale
+                epsilon = max(self._epsilons.get(name, 0.0), torch.finfo(grad.dtype).eps)
+                self._consume(name, Arrival(jacobian, grad.detach(), epsilon, magnitude))
+        except Exception as error:
+            self._lose([name], error)
+
+    def _hook(self, node: int) -> Callable[[Grads], None]:
+        def hook(grads: Grads) -> None:
+            with torch.no_grad():
+                for base in self._roots.get(node, ()):
+                    self._pull_back(base)
+                for use in self._plan.uses.get(node, ()):
+                    self._take(use, grads)
+
+        return hook
+
+    def _take(self, use: PlannedUse, grads: Grads) -> None:
+        """One use's contribution, noted at its base."""
+        base = self._plan.bases[use.base]
+        if self._failed.issuperset(base.parameters):
+            return
+        try:
+            if all(grad is None for grad in grads):
+                return
+            term: Term | None
+            term = self._shared(use, grads) if use.layouts is None else self._told(use, grads)
+            self._note_precision(base.parameters, grads)
+            if isinstance(term, DenseTerm) and term.magnitude is not None:
+                self._scales.setdefault(use.base, []).append(term.magnitude)
+            if term is not None:
+                term, views = _seen_from_base(term, use.views, base.shape)
+                self._terms.setdefault(use.base, []).append((term, views))
+        except Exception as error:
+            self._lose(base.parameters, error)
+
+    def _told(self, planned: PlannedUse, grads: Grads) -> Term:
+        assert planned.layouts is not None
+        node = self._graph.nodes[planned.node]
+        use = Use(
+            node=node,
+            slot=planned.slot,
+            shape=planned.shape,
+            grads=tuple(None if grad is None else grad.detach() for grad in grads),
+            output_shapes=tuple(None if grad is None else tuple(grad.shape) for grad in grads),
+            layouts=(*planned.layouts, *[None] * (len(grads) - len(planned.layouts))),
+            input_shapes=planned.input_shapes,
+            samples=self._plan.samples,
+        )
+        rule = RULES.get((operation_of(node.name()), planned.slot))
+        if rule is not None:
+            with suppress(LayoutError):
+                return rule(use)
+        return self._generic(use, planned.node)
+
+    def _generic(self, use: Use, node: int) -> Term:
+        key = (node, -1 - use.slot)  # apart from values, whose output is not negative
+        if self._rehearsal and key not in self._plan.one_by_one:
+            whole = call_node(use.node, use.grads, use.input_shapes)[use.slot]
+            with suppress(UserWarning), warnings.catch_warnings():
+                # Batched by a slow fallback that warns each time, or by a derivative that is wrong.
+                warnings.filterwarnings("error", message=".*performance drop.*")
+                term = generic_rule(use)
+                if term.agrees_with(whole):
+                    return term
+            self._plan.one_by_one.add(key)
+        return generic_rule(use, batched=key not in self._plan.one_by_one)
+
+    def _shared(self, use: PlannedUse, grads: Grads) -> Term | None:
+        """A term of the loss without samples: each sample has its part of it."""
+        node = self._graph.nodes[use.node]
+        grad = call_node(node, grads, use.input_shapes)[use.slot]
+        if grad is None:
+            return None
+        samples = self._plan.samples
+        return DenseTerm((grad / samples).unsqueeze(0).expand(samples, *use.shape))
+
+    def _pull_back(self, base: Base) -> None:
+        """From rows at a value made of parameters to rows of these parameters."""
+        terms = self._terms.pop(base.edge, None)
+        if terms is None or self._failed.issuperset(base.parameters):
+            return
+        try:
+            jacobian = self._jacobian(terms, base.shape, None)
+            leaves = [self._leaf_of[name] for name in base.parameters]
+            rows = self._swept(base, jacobian, leaves)
+            for leaf, term in zip(leaves, rows, strict=True):
+                self._terms.setdefault((leaf, 0), []).append((DenseTerm(term), ()))
+        except Exception as error:
+            self._lose(base.parameters, error)
+
+    def _swept(self, base: Base, jacobian: Jacobian, leaves: Sequence[int]) -> list[Tensor]:
+        """The vector-Jacobian products of the nodes between a value and its parameters."""
+        metadata = self._graph.nodes[base.edge[0]]._input_metadata[base.edge[1]]
+        dtype = metadata.dtype
+        shapes = [self._graph.shapes[leaf][0] or () for leaf in leaves]
+
+        def pull(row: Tensor) -> tuple[Tensor, ...]:
+            grads: dict[Edge, Tensor] = {base.edge: row}
+            for index in base.sweep:
+                outputs = len(self._graph.shapes[index])
+                given = [grads.pop((index, output), None) for output in range(outputs)]
+                if all(grad is None for grad in given):
+                    continue
+                edges = self._graph.inputs[index]
+                expected = [None if edge is None else self._graph.shape(edge) for edge in edges]
+                results = call_node(self._graph.nodes[index], given, expected)
+                for edge, result in zip(edges, results, strict=False):
+                    if edge is not None and result is not None:
+                        grads[edge] = grads[edge] + result if edge in grads else result
+            return tuple(
+                grads.get((leaf, 0), row.new_zeros(shape))
+                for leaf, shape in zip(leaves, shapes, strict=True)
+            )
+
+        size = sum(_numel(self._graph.shapes[index][0]) for index in base.sweep) * 8
+        chunk = max(1, self._memory_budget // max(1, size))
+        pieces = []
+        for start in range(0, jacobian.samples, chunk):
+            rows = jacobian.rows(slice(start, start + chunk)).to(dtype)
+            pieces.append(self._mapped(pull, rows, base.edge))
+        return [torch.cat(column) for column in zip(*pieces, strict=True)]
+
+    def _mapped(
+        self, pull: Callable[[Tensor], tuple[Tensor, ...]], rows: Tensor, key: Edge
+    ) -> tuple[Tensor, ...]:
+        """``pull`` of each row, of all at once where the operations allow it."""
+        if key not in self._plan.one_by_one:
+            with warnings.catch_warnings() if self._rehearsal else nullcontext():
+                if self._rehearsal:
+                    warnings.filterwarnings("error", message=".*performance drop.*")
+                with suppress(Exception):
+                    result: tuple[Tensor, ...] = torch.vmap(pull)(rows)
+                    return result
+            self._plan.one_by_one.add(key)
+        each = [pull(row) for row in rows]
+        return tuple(torch.stack(column) for column in zip(*each, strict=True))
+
+    def _jacobian(
+        self,
+        terms: Sequence[tuple[Term, tuple[View, ...]]],
+        shape: Shape,
+        grad: Tensor | None,
+    ) -> Jacobian:
+        """The operator of terms at one base."""
+        samples, budget = self._plan.samples, self._memory_budget
+        if samples == 1 and grad is not None and not self._plan.uses:
+            dense = grad.to_dense() if grad.is_sparse else grad
+            return combine([DenseTerm(dense.detach().unsqueeze(0))], 1, budget)[0]
+        groups: dict[tuple[View, ...], list[Term]] = {}
+        for term, views in terms:
+            groups.setdefault(views, []).append(term)
+        parts: list[Jacobian] = []
+        for views, group in groups.items():
+            for part in combine(group, samples, budget):
+                parts.append(_placed(part, views, shape) if views else part)
+        if not parts:
+            assert grad is not None
+            nothing = grad.new_zeros(samples, 1, 0, _numel(shape))
+            return OuterJacobian(nothing, nothing[..., :1], shape, memory_budget=budget)
+        return parts[0] if len(parts) == 1 else SumJacobian(parts)
+
+    def _note_precision(self, names: Sequence[str], grads: Grads) -> None:
+        coarsest = max(torch.finfo(grad.dtype).eps for grad in grads if grad is not None)
+        for name in names:
+            self._epsilons[name] = max(self._epsilons.get(name, 0.0), coarsest)
+
+    def _lose(self, names: Sequence[str], error: Exception) -> None:
+        for name in names:
+            if name not in self._failed:
+                self._failed.add(name)
+                self._fail(name, error)
+
+
+def _seen_from_base(
+    term: Term, views: tuple[View, ...], shape: Shape
+) -> tuple[Term, tuple[View, ...]]:
+    """A term as one of the base itself, where that is a matter of turning it."""
+    if len(views) == 1 and views[0].operation == "permute" and views[0].arguments == (1, 0):
+        turned = term.turned(shape)
+        if turned is not None:
+            return turned, ()
+    return term, views
+
+
+def _placed(part: Jacobian, views: tuple[View, ...], shape: Shape) -> Jacobian:
+    return PlacedJacobian(part, lambda tensor: apply_views(views, tensor), shape)
+
+
+def _numel(shape: Shape | None) -> int:
+    return torch.Size(shape or ()).numel()

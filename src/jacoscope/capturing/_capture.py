@@ -1,0 +1,180 @@
+"""One capture: attached to the graph of a loss, measured during its backward, checked after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from jacoscope.capturing._backward import Arrival, BackwardCapture
+from jacoscope.capturing._calibration import Calibration, Calibrations
+from jacoscope.capturing._closure import Check, Direction, closure_errors, tolerance
+from jacoscope.capturing._coding import Grads
+from jacoscope.capturing._walk import Graph, walk
+from jacoscope.jacobian import Jacobian
+
+__all__ = ["CapturedRows", "JacobianCapture"]
+
+Value = TypeVar("Value")
+
+_NO_GRAPH = "the loss does not require a gradient"
+_NOT_RUN = "no backward of this loss reached it"
+_TWICE = "the backward ran more than once, so that contributions cannot be told apart"
+
+
+@dataclass(frozen=True, eq=False)
+class CapturedRows(Generic[Value]):
+    """What was measured of one parameter.
+
+    Args:
+        value: What ``measure`` made of its Jacobian.
+        check: For its closure.
+    """
+
+    value: Value
+    check: Check
+
+
+class JacobianCapture(Generic[Value]):
+    """Captures the Jacobians of one loss; attach it, run the backward, detach it, ask for results.
+
+    Args:
+        loss: A loss of one element.
+        parameters: The parameters wanted, by name; these require a gradient.
+        samples: Number of samples.
+        index: Sample of each row of the batch, where the user gave one, shape (R,).
+        calibrations: Plans of earlier captures.
+        measure: Called inside the backward with a parameter's name, Jacobian and gradient; what it
+            returns is kept.
+        memory_budget: Bytes that temporary tensors may take.
+        seed: Tells apart the random directions of captures.
+
+    Attributes:
+        missing: By parameter, why it could not be had.
+    """
+
+    def __init__(
+        self,
+        loss: Tensor,
+        parameters: Mapping[str, Tensor],
+        samples: int,
+        index: Tensor | None,
+        calibrations: Calibrations,
+        measure: Callable[[str, Jacobian, Tensor], Value],
+        memory_budget: int,
+        seed: int = 0,
+    ) -> None:
+        self.missing: dict[str, str] = {}
+        self._parameters = dict(parameters)
+        self._calibrations = calibrations
+        self._measure = measure
+        self._seed = seed
+        self._rows: dict[str, CapturedRows[Value]] = {}
+        self._handles: list[RemovableHandle] = []
+        self._before: dict[str, Tensor] | None = None
+        self._graph: Graph | None = None
+        self._capture: BackwardCapture | None = None
+        self.calibration: Calibration | None = None
+        if loss.grad_fn is None:
+            self.missing = dict.fromkeys(parameters, _NO_GRAPH)
+            return
+        self._graph = walk(loss, parameters)
+        self.calibration = calibrations.of(self._graph, parameters, samples, index)
+        self.missing = dict(self.calibration.plan.missing)
+        self._capture = BackwardCapture(
+            self._graph, self.calibration.plan, memory_budget, self._consume, self._fail
+        )
+
+    def attach(self, *, compare_grad: bool = False) -> None:
+        """Put hooks on the graph; they stay until :meth:`detach`.
+
+        Args:
+            compare_grad: Whether to compare rows with what is added to ``.grad`` as well, rather
+                than with the gradient that arrives there alone. Not where gradients are reduced
+                over processes on their way.
+        """
+        if self._graph is None or self._capture is None or self.calibration is None:
+            return
+        if compare_grad:
+            self._before = {name: self._along_grad(name) for name in self.calibration.plan.leaves}
+        nodes = self._graph.nodes
+        for place, hook in self._capture.hooks().items():
+            self._handles.append(nodes[place].register_prehook(hook))
+        for name, place in self.calibration.plan.leaves.items():
+            self._handles.append(nodes[place].register_prehook(self._at_leaf(name)))
+
+    def detach(self) -> None:
+        """Remove all hooks and let go of the graph; safe at any time."""
+        while self._handles:
+            self._handles.pop().remove()
+        self._capture = None
+
+    def results(self) -> tuple[dict[str, Value], dict[str, float]]:
+        """What was measured of the parameters that stood the checks, and all closure errors.
+
+        It waits for the device.
+        """
+        checks = {name: rows.check for name, rows in self._rows.items()}
+        if self._before is not None:
+            for name, check in checks.items():
+                if self._parameters[name].grad is not None:
+                    added = self._along_grad(name) - self._before[name]
+                    checks[name] = check.also(added, self._before[name])
+        errors = closure_errors(checks)
+        found: dict[str, Value] = {}
+        for name, error in errors.items():
+            if name in self.missing:
+                continue
+            if error <= tolerance(self._rows[name].check.epsilon):
+                found[name] = self._rows[name].value
+            else:
+                self.missing[name] = _unclosed(error)
+        for name in self._parameters:
+            if name not in found:
+                self.missing.setdefault(name, _NOT_RUN)
+        if self._graph is not None and any(name in self.missing for name in errors):
+            self._calibrations.forget(self._graph)
+        self._graph = None
+        return found, errors
+
+    def _at_leaf(self, name: str) -> Callable[[Grads], None]:
+        def hook(grads: Grads) -> None:
+            if self._capture is not None and grads[0] is not None:
+                if name in self._rows:
+                    self.missing.setdefault(name, _TWICE)
+                else:
+                    self._capture.finish(name, grads[0])
+
+        return hook
+
+    def _consume(self, name: str, arrival: Arrival) -> None:
+        check = Check.of(arrival, self._direction(name))
+        self._rows[name] = CapturedRows(self._measure(name, arrival.jacobian, arrival.grad), check)
+
+    def _along_grad(self, name: str) -> Tensor:
+        direction, grad = self._direction(name), self._parameters[name].grad
+        return direction.left.new_zeros(()) if grad is None else direction.along(grad)
+
+    def _direction(self, name: str) -> Direction:
+        seed = hash((self._seed, name)) & 0x7FFFFFFF
+        return Direction.drawn(self._parameters[name], self._precise(name), seed)
+
+    def _precise(self, name: str) -> torch.dtype:
+        double = self._parameters[name].dtype is torch.float64
+        return torch.float64 if double else torch.float32
+
+    def _fail(self, name: str, error: Exception) -> None:
+        self.missing.setdefault(name, f"{type(error).__name__}: {error}")
+
+
+def _unclosed(error: float) -> str:
+    if error != error:
+        return "its gradient is not finite"
+    return (
+        f"its rows add up to something else than its gradient (relative error {error:.1e}): it is "
+        "used behind the graph's back, or a hook changes its gradient"
+    )

@@ -1,0 +1,131 @@
+"""The autograd graph of a loss, read once: nodes, edges, shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+__all__ = ["Edge", "Graph", "Shape", "operation_of", "walk"]
+
+Edge = tuple[int, int]
+"""A value in the graph: index of the node that made it, and which of its outputs it is."""
+
+Shape = tuple[int, ...]
+
+_LEAF = "torch::autograd::AccumulateGrad"
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """The graph below a loss; a node comes before all that it was computed from.
+
+    It holds the nodes, and with them the whole graph: let go of it after the backward.
+
+    Args:
+        nodes: The nodes, the loss's own first.
+        names: Their names, such as ``AddmmBackward0``.
+        inputs: By node, the values it was computed from; ``None`` where no gradient is wanted.
+        shapes: By node, the shapes of its outputs; ``None`` where unknown.
+        leaves: By node, the parameter's name if it is the leaf of one of the model's parameters.
+    """
+
+    nodes: tuple[Node, ...]
+    names: tuple[str, ...]
+    inputs: tuple[tuple[Edge | None, ...], ...]
+    shapes: tuple[tuple[Shape | None, ...], ...]
+    leaves: Mapping[int, str]
+
+    @cached_property
+    def signature(self) -> int:
+        """A hash of structure and shapes: graphs with the same one are read the same way."""
+        return hash((self.names, self.inputs, self.shapes, tuple(sorted(self.leaves.items()))))
+
+    @cached_property
+    def consumers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """By node, who uses its outputs: index of the node, and which of its inputs."""
+        found: list[list[tuple[int, int]]] = [[] for _ in self.nodes]
+        for index, edges in enumerate(self.inputs):
+            for slot, edge in enumerate(edges):
+                if edge is not None:
+                    found[edge[0]].append((index, slot))
+        return tuple(tuple(each) for each in found)
+
+    def is_leaf(self, index: int) -> bool:
+        """Whether the node stands for a leaf tensor: a parameter, or an input."""
+        return self.names[index] == _LEAF
+
+    def shape(self, edge: Edge) -> Shape | None:
+        """The shape of a value."""
+        shapes = self.shapes[edge[0]]
+        return shapes[edge[1]] if edge[1] < len(shapes) else None
+
+
+def walk(loss: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
+    """Read the graph below ``loss``.
+
+    Args:
+        loss: A loss that requires a gradient.
+        parameters: The model's parameters by name, each once.
+    """
+    root = loss.grad_fn
+    assert root is not None
+    order, edges = _topological(root)
+    index = {node: place for place, node in enumerate(order)}
+    names_of = {id(parameter): name for name, parameter in parameters.items()}
+    names = tuple(node.name() for node in order)
+    leaves = {
+        place: names_of[id(node.variable)]  # type: ignore[attr-defined]
+        for place, node in enumerate(order)
+        if names[place] == _LEAF and id(node.variable) in names_of  # type: ignore[attr-defined]
+    }
+    inputs = tuple(
+        tuple(None if node is None else (index[node], nr) for node, nr in edges[each])
+        for each in order
+    )
+    return Graph(tuple(order), names, inputs, tuple(_shapes(node) for node in order), leaves)
+
+
+def _topological(root: Node) -> tuple[list[Node], dict[Node, tuple[tuple[Node | None, int], ...]]]:
+    """Nodes, consumers before what they consume, and each node's edges."""
+    edges: dict[Node, tuple[tuple[Node | None, int], ...]] = {}
+    done: list[Node] = []
+    stack: list[tuple[Node, int]] = [(root, 0)]
+    edges[root] = root.next_functions
+    while stack:
+        node, position = stack.pop()
+        following = edges[node]
+        while position < len(following):
+            child = following[position][0]
+            position += 1
+            if child is not None and child not in edges:
+                edges[child] = child.next_functions
+                stack.append((node, position))
+                stack.append((child, 0))
+                break
+        else:
+            done.append(node)
+    done.reverse()
+    return done, edges
+
+
+def _shapes(node: Node) -> tuple[Shape | None, ...]:
+    metadata = getattr(node, "_input_metadata", ())
+    return tuple(None if each is None else _shape(each.shape) for each in metadata)
+
+
+def _shape(shape: torch.Size) -> Shape | None:
+    try:
+        return tuple(int(size) for size in shape)
+    except (TypeError, RuntimeError):  # a nested tensor has no sizes
+        return None
+
+
+def operation_of(name: str) -> str:
+    """A node's operation: its name without ``Backward`` and number."""
+    return re.sub(r"Backward\d*$", "", name)
