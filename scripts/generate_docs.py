@@ -15,8 +15,16 @@ from pathlib import Path
 import yaml
 from docstring_parser import parse
 
-from jacoscope.config import LayerRule, MonitorConfig, Output, Schedule
-from jacoscope.quantities import HEADLINES, HISTOGRAM_BINS, QUANTITIES
+from jacoscope.config import LayerRule, MonitorConfig, Output, Samples, Schedule
+from jacoscope.quantities import (
+    FAMILIES,
+    HEADLINES,
+    HISTOGRAM_BINS,
+    QUANTITIES,
+    SAMPLE_HEADLINES,
+    Quantity,
+    is_per_sample,
+)
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -51,6 +59,34 @@ AXIS is a short hash of the watched parameters' names and sizes: TensorBoard rea
 once, so a run whose set of layers changes gets a tag of its own.
 """
 
+SAMPLE_HEADLINES_INTRO = """\
+Of the per-sample quantities that are asked for, these are scalars on the whole model too, with all
+watched parameters as one row. Their definitions are below.
+"""
+
+PER_SAMPLE_INTRO = """\
+## Per-sample quantities
+
+These look at each sample of the batch by itself. They are not measured unless they are asked for by
+name in `quantities`.
+
+N is the number of samples in the step: over all batches that are accumulated into it, and over all
+processes. cᵢ is sample i's contribution to the gradient, Σᵢ cᵢ = g, and gᵢ = N cᵢ its per-sample
+gradient. If the loss is a mean over samples, gᵢ is the gradient of sample i's own loss; where the
+loss weighs samples unevenly, as a mean over the tokens of texts of unequal length does, gᵢ carries
+that weight. With `samples.loss_reduction: sum` everything is as if the loss were divided by N first:
+gᵢ is again the gradient of sample i's own loss, and g below their mean. G_b is the gradient of one
+backward.
+
+A value is per row: of a parameter tensor, or of several taken together as if they were one, whose
+gᵢ are then laid side by side. Samples are compared with one another only if one backward on one
+process saw both; what is said of pairs, of the Gram matrix and of columns is put together from the
+backwards and processes of the step as each definition says.
+
+A batch is a draw from the data, so that some of these numbers are estimates. *Unbiased* means: with
+samples drawn independently, their expectation does not depend on N.
+"""
+
 
 def quantities_page() -> str:
     """The page on quantities and tags."""
@@ -66,23 +102,40 @@ def quantities_page() -> str:
         "| `coverage` | scalars whose gradient is in the record / trainable scalars | 1 | Share of "
         "the model that these numbers are on. | own definition |"
     )
+    lines += ["", SAMPLE_HEADLINES_INTRO, "| name | title | unit |", "|---|---|---|"]
+    for name in SAMPLE_HEADLINES:
+        lines.append(f"| `{name}` | {QUANTITIES[name].title} | {QUANTITIES[name].unit} |")
     lines += ["", "## Quantities per parameter tensor", ""]
-    for quantity in QUANTITIES.values():
-        shape = f"(L, {HISTOGRAM_BINS})" if quantity.name == "grad_histogram" else "(L,)"
-        lines += [
-            f"### `{quantity.name}`",
-            "",
-            f"{quantity.title}. {quantity.reading}",
-            "",
-            f"- definition: {quantity.formula}",
-            f"- unit: {quantity.unit}",
-            f"- shape: {shape}",
-            f"- source: {quantity.source}",
-            f"- when the loss is multiplied by s: {quantity.scaling}",
-            f"- `nan` when: {quantity.nan_when}",
-            "",
-        ]
+    lines += _families(of_samples=False)
+    lines += [PER_SAMPLE_INTRO, *_families(of_samples=True)]
     return "\n".join(lines)
+
+
+def _families(of_samples: bool) -> list[str]:
+    lines = []
+    for family, quantities in FAMILIES.items():
+        if all(is_per_sample(quantity.name) is of_samples for quantity in quantities):
+            lines += [f"### {family}", ""]
+            for quantity in quantities:
+                lines += _entry(quantity)
+    return lines
+
+
+def _entry(quantity: Quantity) -> list[str]:
+    shape = f"(L, {HISTOGRAM_BINS})" if quantity.name == "grad_histogram" else "(L,)"
+    return [
+        f"#### `{quantity.name}`",
+        "",
+        f"{quantity.title}. {quantity.reading}",
+        "",
+        f"- definition: {quantity.formula}",
+        f"- unit: {quantity.unit}",
+        f"- shape: {shape}",
+        f"- source: {quantity.source}",
+        f"- when the loss is multiplied by s: {quantity.scaling}",
+        f"- `nan` when: {quantity.nan_when}",
+        "",
+    ]
 
 
 CONFIGURATION_INTRO = """\
@@ -140,6 +193,7 @@ def configuration_page() -> str:
         (MonitorConfig, "The monitor"),
         (LayerRule, "A rule in `layers`"),
         (Schedule, "`schedule`"),
+        (Samples, "`samples`"),
         (Output, "`output`"),
     ):
         lines += [f"## {title}", "", _summary(cls), ""]

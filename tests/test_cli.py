@@ -18,7 +18,7 @@ from docstring_parser import parse
 import jacoscope
 from jacoscope import MonitorConfig, Run, SensitivityMonitor, read_run
 from jacoscope.cli import main
-from jacoscope.config import LayerRule, Output, Schedule, check_section
+from jacoscope.config import LayerRule, Output, Samples, Schedule, check_section
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -255,13 +255,21 @@ def test_inspect_takes_a_shipped_experiment(call: Call) -> None:
 # Help
 
 
+_SECTIONS = (
+    (MonitorConfig, ""),
+    (Schedule, ".schedule"),
+    (Output, ".output"),
+    (Samples, ".samples"),
+)
+
+
 def _options(prefix: str = "--monitor") -> dict[str, str]:
     """Every option with the first words of its documentation, from the docstrings."""
     found = {}
-    for cls, path in ((MonitorConfig, ""), (Schedule, ".schedule"), (Output, ".output")):
+    for cls, path in _SECTIONS:
         documented = {item.arg_name: item.description for item in parse(cls.__doc__ or "").params}
         for field in dataclasses.fields(cls):
-            if field.name not in ("schedule", "output"):
+            if field.name not in ("schedule", "output", "samples"):
                 found[f"{prefix}{path}.{field.name}"] = documented[field.name] or ""
     return found
 
@@ -270,9 +278,10 @@ def test_help_lists_the_commands(call: Call) -> None:
     result = call("--help")
     assert result.code == 0
     assert "Train a Lightning model and watch its sensitivities." in result.out
-    for command in ("fit", "validate", "test", "predict", "inspect"):
+    for command in ("fit", "validate", "test", "predict", "inspect", "verify"):
         assert re.search(rf"^    {command} ", result.out, re.MULTILINE)
     assert "Print what would be watched" in result.out
+    assert "Check per-sample gradients on one batch" in result.out
 
 
 @pytest.mark.parametrize("command", ["fit", "inspect"])
@@ -280,7 +289,7 @@ def test_help_documents_every_option(command: str, call: Call) -> None:
     result = call(command, "--help")
     assert result.code == 0
     shown = _squeezed(result.out)
-    assert len(_options()) == 17
+    assert len(_options()) == 27
     for option, text in _options().items():
         assert text
         section = shown.rpartition(_squeezed(f"{option} "))[2][:3000]

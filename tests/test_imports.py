@@ -18,20 +18,25 @@ _ORDER = [
         "config",
         "selection",
         "schedule",
+        "batches",
         "jacobian",
         "capturing",
         "quantities",
         "reduction",
         "record",
+        "leaderboard",
         "plan",
     ),
     *(
         "inspection",
         "measuring",
+        "captured_samples",
         "captured_step",
         "sinks",
         "monitor",
         "_lightning",
+        "_sampler",
+        "_verifying",
         "_mistakes",
         "callback",
         "cli",
@@ -49,7 +54,7 @@ _BESIDE: dict[str, list[str]] = {
         *("monitor", "reader", "callback"),
     ],
 }
-_WITH_LIGHTNING = ["_lightning", "callback", "cli", "demos"]
+_WITH_LIGHTNING = ["_lightning", "_sampler", "_verifying", "callback", "cli", "demos"]
 _LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 
 

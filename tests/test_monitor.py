@@ -16,9 +16,11 @@ from helpers import fingerprint
 from jacoscope import Monitor, MonitorWarning, read_run
 from jacoscope.capturing import OptimizerStepCapture
 from jacoscope.config import Output
-from jacoscope.quantities import QUANTITIES, STATISTICS, Meter
+from jacoscope.quantities import QUANTITIES, STATISTICS, Meter, is_per_sample
 from jacoscope.record import GradientInfo
 from jacoscope.sinks import MemorySink, TensorBoardSink
+
+_ALL = [name for name in QUANTITIES if not is_per_sample(name)]
 
 
 def train(
@@ -63,7 +65,7 @@ def test_gradient_scale_is_divided_out() -> None:
     def values(scale: float) -> dict[str, Any]:
         sink, model = MemorySink(), small().double()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-        with Monitor(model, {"quantities": list(QUANTITIES)}, sinks=[sink]) as monitor:
+        with Monitor(model, {"quantities": list(_ALL)}, sinks=[sink]) as monitor:
             monitor.begin_step(0)
             torch.manual_seed(1)
             (scale * model(torch.ones(8, 4).double()).square().mean()).backward()
@@ -149,7 +151,7 @@ def test_a_fault_at_any_stage_leaves_training_as_it_was(
     model = small()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        config = {"schedule": {"every": 1}, "quantities": list(QUANTITIES)}
+        config = {"schedule": {"every": 1}, "quantities": list(_ALL)}
         monitor = Monitor(model, config, sinks=[MemorySink()])
         watched = train(model, monitor)
         monitor.close()
@@ -183,14 +185,14 @@ def test_one_broken_statistic_costs_only_its_quantities(
     sink, model = MemorySink(), small()
     with (
         pytest.warns(MonitorWarning, match=r"measuring .* failed and is left out") as caught,
-        Monitor(model, {"quantities": list(QUANTITIES)}, sinks=[sink]) as monitor,
+        Monitor(model, {"quantities": list(_ALL)}, sinks=[sink]) as monitor,
     ):
         train(model, monitor)
-    lost = {name for name, quantity in QUANTITIES.items() if broken in quantity.needs}
+    lost = {name for name in _ALL if broken in QUANTITIES[name].needs}
     assert len(caught) == 1
     for record in sink.records:
         assert set(record.withheld) == lost
-        assert {item.quantity for item in record.records} == set(QUANTITIES) - lost
+        assert {item.quantity for item in record.records} == set(_ALL) - lost
         assert all(np.isfinite(item.values).all() for item in record.records)
 
 
@@ -222,7 +224,7 @@ def test_cuda_gives_the_same_and_does_not_wait() -> None:
     for device in ("cpu", "cuda"):
         sink, model = MemorySink(), small().double().to(device)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        with Monitor(model, {"quantities": list(QUANTITIES)}, sinks=[sink]) as monitor:
+        with Monitor(model, {"quantities": list(_ALL)}, sinks=[sink]) as monitor:
             model.eval()
             model(torch.ones(8, 4, device=device).double()).square().mean().backward()
             torch.cuda.set_sync_debug_mode("error" if device == "cuda" else "default")

@@ -16,12 +16,12 @@ from torch.utils.tensorboard import SummaryWriter
 import jacoscope
 from jacoscope import Monitor, MonitorConfig, Run, read_run
 from jacoscope.config import Output, check_section
-from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES
+from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES, is_per_sample
 from jacoscope.record import GradientInfo, StepRecord
 from jacoscope.sinks import MemorySink, TensorBoardSink
 from jacoscope.sinks._events import add_values, tensor_value, text_value
 
-_ALL = tuple(QUANTITIES)
+_ALL = tuple(name for name in QUANTITIES if not is_per_sample(name))
 _BRIEF: dict[str, Any] = {"quantities": ["grad_norm", "update_ratio"]}
 
 
@@ -165,7 +165,7 @@ def test_histograms_come_back(tmp_path: Path) -> None:
 
 def test_units_are_the_quantities_own(tmp_path: Path) -> None:
     _write(tmp_path, {"quantities": _ALL})
-    assert read_run(tmp_path).units == {name: item.unit for name, item in QUANTITIES.items()}
+    assert read_run(tmp_path).units == {name: QUANTITIES[name].unit for name in _ALL}
 
 
 def test_parameters_are_described_in_the_model_s_order(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jacoscope._version import __version__
-from jacoscope.capturing import Jacobians, ParameterJacobian, capture
-from jacoscope.config import LayerRule, MonitorConfig, Output, Schedule
+from jacoscope.capturing import Jacobians, ParameterJacobian, Verification, capture, verify
+from jacoscope.config import LayerRule, MonitorConfig, Output, Samples, Schedule
 from jacoscope.errors import ConfigError
 from jacoscope.faults import MonitorWarning
 from jacoscope.monitor import Monitor
@@ -26,11 +26,14 @@ __all__ = [
     "Output",
     "ParameterJacobian",
     "Run",
+    "Samples",
     "Schedule",
     "SensitivityMonitor",
+    "Verification",
     "__version__",
     "capture",
     "read_run",
+    "verify",
 ]
 
 

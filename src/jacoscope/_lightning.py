@@ -17,7 +17,14 @@ from jacoscope.sinks import ScalarSink, Sink, TensorBoardSink
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-__all__ = ["gradient_info", "gradient_scale", "make_sinks", "withheld_reason"]
+__all__ = [
+    "gradient_info",
+    "gradient_scale",
+    "loss_scale",
+    "make_sinks",
+    "samples_withheld_reason",
+    "withheld_reason",
+]
 
 _SHARDED = {
     "FSDPStrategy": "FSDP",
@@ -33,6 +40,22 @@ def withheld_reason(trainer: Trainer) -> str | None:
             how = _SHARDED[cls.__name__]
             return f"{how} splits parameters over processes, which is not supported yet"
     return None
+
+
+def samples_withheld_reason(trainer: Trainer, module: LightningModule) -> str | None:
+    """Why samples cannot be captured under this Trainer, or ``None`` if they can."""
+    if trainer.world_size > 1:
+        return "samples of several processes are not gathered yet"
+    if not module.automatic_optimization:
+        return "under manual optimisation a batch may go backward more than once"
+    return None
+
+
+def loss_scale(trainer: Trainer) -> Tensor | None:
+    """The factor that the loss carries into the backward, on its device, or ``None`` for 1."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    scale = getattr(scaler, "_scale", None)  # get_scale() would wait for the device
+    return scale if isinstance(scale, Tensor) else None
 
 
 def gradient_info(trainer: Trainer, module: LightningModule, batch_idx: int) -> GradientInfo:

@@ -10,15 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 from torch.optim import Optimizer
 
-from jacoscope._lightning import gradient_info, gradient_scale, make_sinks, withheld_reason
+from jacoscope._lightning import (
+    gradient_info,
+    gradient_scale,
+    loss_scale,
+    make_sinks,
+    samples_withheld_reason,
+    withheld_reason,
+)
+from jacoscope._sampler import SampledIndices
 from jacoscope.config import (
     DEFAULT_QUANTITIES,
     LayerRule,
     MonitorConfig,
     Output,
     QuantityName,
+    Samples,
     Schedule,
     resolve_config,
 )
@@ -75,6 +85,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
             not.
         schedule: When to capture.
         output: What is written, and where.
+        samples: How samples are told apart, where per-sample quantities are measured.
         on_error: What a fault inside the monitor does: ``warn`` warns once, drops what failed and
             goes on; ``raise`` stops the training.
 
@@ -94,6 +105,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         layers: tuple[LayerRule, ...] | list[dict[str, Any]] = (),
         schedule: Schedule = Schedule(),
         output: Output = Output(),
+        samples: Samples = Samples(),
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
@@ -102,6 +114,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
             "layers": layers,
             "schedule": schedule,
             "output": output,
+            "samples": samples,
             "on_error": on_error,
         }
         self.config = _one_config(config, separate)
@@ -135,12 +148,18 @@ class SensitivityMonitor(Callback, _OtherCallback):
             monitor = Monitor(pl_module, self.config, sinks=sinks, withheld=withheld)
             monitor.load_state_dict(self._state)
             self._session = _Session(monitor)
+            self._session.samples_withheld = samples_withheld_reason(trainer, pl_module)
             _log.info("recording %s", self.run_dir or "nothing (fast_dev_run)")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask the schedule again, since it may count from here."""
-        if self._session is not None:
-            self._session.wake = 0
+        session = self._session
+        if session is None:
+            return
+        session.wake = 0
+        if session.monitor.may_want_samples:
+            with session.monitor.faults.contain("watching the sampler"):
+                session.indices.watch(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -157,6 +176,32 @@ class SensitivityMonitor(Callback, _OtherCallback):
         monitor = session.monitor
         session.is_capturing = monitor.begin_step(step, trainer.current_epoch, epoch_start)
         session.wake = step if session.is_capturing else monitor.next_due(step + 1, epoch_start)
+        if session.is_capturing and monitor.wants_samples:
+            self._begin_batch(session, trainer, batch, batch_idx)
+
+    def _begin_batch(self, session: _Session, trainer: Trainer, batch: Any, batch_idx: int) -> None:
+        monitor = session.monitor
+        if session.samples_withheld is not None:
+            monitor.withhold_samples(session.samples_withheld)
+            return
+        ids = None
+        with monitor.faults.contain("reading the sampler's indices"):
+            ids = session.indices.of_batch(batch_idx)
+        monitor.begin_batch(batch, ids)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """Capture the samples of this loss during its backward, where they are wanted."""
+        session = self._session
+        if session is not None and session.is_capturing:
+            session.monitor.before_backward(loss, scale=loss_scale(trainer))
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of the graph."""
+        session = self._session
+        if session is not None and session.is_capturing:
+            session.monitor.after_backward()
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -217,7 +262,10 @@ class SensitivityMonitor(Callback, _OtherCallback):
 
     def _end_session(self) -> None:
         if self._session is not None:
-            monitor, self._session = self._session.monitor, None
+            monitor, indices = self._session.monitor, self._session.indices
+            self._session = None
+            with monitor.faults.contain("watching the sampler"):
+                indices.release()
             self._state = monitor.state_dict()
             monitor.close()
 
@@ -230,6 +278,8 @@ class _Session:
         self.wake: float = -math.inf
         self.is_capturing = False
         self.batch_idx = 0
+        self.samples_withheld: str | None = None
+        self.indices = SampledIndices()
 
 
 def _one_config(

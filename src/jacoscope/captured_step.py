@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +13,20 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from jacoscope.captured_samples import ALL, CapturedSamples, Group, SampleResults
 from jacoscope.capturing import OptimizerStepCapture, ParameterTensors
+from jacoscope.config import QuantityName
 from jacoscope.faults import Faults
+from jacoscope.leaderboard import SampleBatch
 from jacoscope.measuring import Gauge
 from jacoscope.plan import Lane, quantities_of, wanted_of
-from jacoscope.quantities import Measured
+from jacoscope.quantities import (
+    SAMPLE_HEADLINES,
+    Measured,
+    RunningMeans,
+    is_per_sample,
+    noise_parts,
+)
 from jacoscope.record import (
     Axis,
     GradientInfo,
@@ -29,6 +40,17 @@ from jacoscope.reduction import HostStatistics, Transfer
 __all__ = ["CapturedStep"]
 
 
+@dataclass(frozen=True, eq=False)
+class _FinishedSamples:
+    """Statistics of samples by name and row, or why there are none."""
+
+    statistics: HostStatistics = field(default_factory=HostStatistics)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    capture: Mapping[str, Any] = field(default_factory=dict)
+    closure: float = math.nan
+    withheld: str | None = None
+
+
 class CapturedStep:
     """A captured training step, from its beginning until its record is made.
 
@@ -39,6 +61,9 @@ class CapturedStep:
         headline_lanes: What the headline is on; empty for no headline.
         gauge: Measures what is captured.
         faults: What to do when something fails.
+        samples: Captures per-sample gradients, if any are wanted.
+        groups: What these are measured on as a whole.
+        running: Means over captures.
 
     Attributes:
         capture: Takes tensors from the optimisers' steps.
@@ -53,6 +78,9 @@ class CapturedStep:
         headline_lanes: Sequence[Lane],
         gauge: Gauge,
         faults: Faults,
+        samples: CapturedSamples | None = None,
+        groups: Sequence[Group] = (),
+        running: RunningMeans | None = None,
     ) -> None:
         self.step = step
         self.epoch = epoch
@@ -60,14 +88,21 @@ class CapturedStep:
         self.capture = OptimizerStepCapture(wanted_of(headline_lanes or lanes), self._measure)
         self._lanes = lanes
         self._headline_targets = [target for lane in headline_lanes for target in lane.targets]
+        self._all_targets = [t for lane in headline_lanes or lanes for t in lane.targets]
         self._quantities = quantities_of(lanes)
         self._gauge = gauge
         self._faults = faults
         self._measured: list[Measured] = []
+        self.samples = samples
+        self._groups = groups
+        self._running = running or RunningMeans()
+        self.batches: tuple[SampleBatch, ...] = ()
 
     def send(self) -> Transfer | None:
         """Send what was measured to the host, or ``None`` if nothing was."""
-        return Transfer(self._measured) if self._measured else None
+        if not self._measured and self.samples is None:
+            return None
+        return Transfer(self._measured)
 
     def record(self, statistics: HostStatistics, model: nn.Module) -> StepRecord:
         """The record of the step.
@@ -78,13 +113,19 @@ class CapturedStep:
         """
         withheld: dict[str, str] = {}
         records: list[Record] = []
+        samples = self._finish_samples(statistics)
         pairs = [(name, axis) for lane in self._lanes for name, axis in lane.axes.items()]
-        for name, axis in pairs:
+        for name, axis in (*pairs, *self._group_pairs(pairs)):
+            source = statistics
+            missing: Mapping[str, str] = self.capture.missing
             reason = self._gauge.reason_without(name)
+            if is_per_sample(name):
+                source, missing = samples.statistics, samples.missing
+                reason = reason or samples.withheld
             if reason is None:
                 subject = f"finishing {name}"
                 with self._faults.contain(subject):
-                    records.append(finish_record(name, axis, statistics, self.capture.missing))
+                    records.append(finish_record(name, axis, source, missing))
                     continue
                 reason = self._faults.reasons[subject]
             withheld[name] = reason
@@ -92,11 +133,88 @@ class CapturedStep:
             step=self.step,
             epoch=self.epoch,
             records=tuple(records),
-            headline=self._headline(statistics, model),
+            headline={
+                **self._headline(statistics, model),
+                **self._sample_headline(records, samples, model),
+            },
             gradient=self.gradient,
             withheld=withheld,
             dtype=self._dtype,
+            capture=samples.capture,
         )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the samples are on the host."""
+        return self.samples is None or self.samples.is_done
+
+    def _finish_samples(self, statistics: HostStatistics) -> _FinishedSamples:
+        """Statistics of samples by name and row, with those of the step that they go with."""
+        if self.samples is None:
+            return _FinishedSamples()
+        results: SampleResults | None = None
+        subject = "finishing per-sample statistics"
+        with self._faults.contain(subject):
+            results = self.samples.results()
+            if results is None:
+                return _FinishedSamples(withheld=self.samples.withheld)
+            self.batches = results.batches
+            table: dict[str, dict[str, float]] = {}
+            step_sq = statistics.values.get("grad_sq", {})
+            members = {group.name: group.members for group in self._groups}
+            for row, found in results.statistics.items():
+                names = [n for n in members.get(row, (row,)) if n not in results.missing]
+                whole = dict(found)
+                if all(name in step_sq for name in names):
+                    whole["grad_sq"] = sum(step_sq[name] for name in names) * results.factor**2
+                whole.update(self._running.update(row, noise_parts(whole)))
+                for statistic, value in whole.items():
+                    table.setdefault(statistic, {})[row] = value
+            return _FinishedSamples(
+                HostStatistics(table), results.missing, results.capture, results.closure
+            )
+        return _FinishedSamples(withheld=self._faults.reasons.get(subject))
+
+    def _group_pairs(
+        self, pairs: Sequence[tuple[QuantityName, Axis]]
+    ) -> list[tuple[QuantityName, Axis]]:
+        """Per-sample quantities with the groups that they are measured on as a whole."""
+        if self.samples is None or not self._groups:
+            return []
+        sizes = {target.name: target.numel for target in self._all_targets}
+        axis = Axis(
+            names=tuple(group.name for group in self._groups),
+            layers=tuple(group.name for group in self._groups),
+            kinds=tuple(group.kind for group in self._groups),
+            sizes=tuple(sum(sizes[name] for name in group.members) for group in self._groups),
+        )
+        names = dict.fromkeys(name for name, _ in pairs if is_per_sample(name))
+        return [(name, axis) for name in names]
+
+    def _sample_headline(
+        self, records: Sequence[Record], samples: _FinishedSamples, model: nn.Module
+    ) -> dict[str, float]:
+        if self.samples is None or not self._headline_targets:
+            return {}
+        with self._faults.contain("the headline"):
+            found: dict[str, float] = {
+                record.quantity: float(record.values[record.axis.names.index(ALL)])
+                for record in records
+                if record.quantity in SAMPLE_HEADLINES and ALL in record.axis.names
+            }
+            shown = {name: value for name, value in found.items() if not math.isnan(value)}
+            if not math.isnan(samples.closure):
+                shown["sample_closure"] = samples.closure
+            return {**shown, "sample_coverage": self._sample_coverage(samples, model)}
+        return {}
+
+    def _sample_coverage(self, samples: _FinishedSamples, model: nn.Module) -> float:
+        """Share of the model's trainable scalars whose per-sample gradients this record has."""
+        if samples.withheld is not None:
+            return 0.0
+        had = samples.statistics.values.get("sample_count", {})
+        measured = sum(t.numel for t in self._all_targets if t.name in had)
+        return measured / _trainable(model)
 
     def _measure(self, tensors: ParameterTensors) -> None:
         """Measure what the capture hands on, while its tensors are valid."""
@@ -114,11 +232,9 @@ class CapturedStep:
 
     def _coverage(self, model: nn.Module) -> float:
         """Share of the model's trainable scalars whose gradient this record has."""
-        shaped = (p for p in model.parameters() if not is_lazy(p))
-        trainable = sum(p.numel() for p in shaped if p.requires_grad)
         captured = [t for t in self._headline_targets if t.name not in self.capture.missing]
         measured = sum(t.numel for t in captured if t.info.parameter.requires_grad)
-        return measured / trainable if trainable else math.nan
+        return measured / _trainable(model)
 
     @property
     def _dtype(self) -> npt.DTypeLike:
@@ -126,3 +242,9 @@ class CapturedStep:
         targets = [target for lane in self._lanes for target in lane.targets]
         dtypes = {target.info.parameter.dtype for target in targets}
         return np.float64 if torch.float64 in dtypes else np.float32
+
+
+def _trainable(model: nn.Module) -> float:
+    """Number of a model's trainable scalars, ``nan`` if it has none."""
+    shaped = (p for p in model.parameters() if not is_lazy(p))
+    return sum(p.numel() for p in shaped if p.requires_grad) or math.nan

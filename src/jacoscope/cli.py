@@ -1,6 +1,7 @@
 """The command line: LightningCLI with the monitor switched on.
 
-``jacoscope fit --config …`` trains, ``jacoscope inspect --config …`` says what would be watched.
+``jacoscope fit --config …`` trains, ``jacoscope inspect --config …`` says what would be watched,
+``jacoscope verify --config …`` checks per-sample gradients against plain autograd.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from jacoscope._mistakes import MONITOR_KEYS, check_files, mistake_in_options, with_source
+from jacoscope._verifying import VerifyingCallback
 from jacoscope._version import __version__
 from jacoscope.callback import SensitivityMonitor
 from jacoscope.errors import ConfigError, nearest
@@ -40,6 +43,39 @@ class InspectingTrainer(Trainer):
             if isinstance(callback, SensitivityMonitor):
                 model.configure_model()
                 print(report(select(model, callback.config), callback.config))
+
+    def verify(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
+        """Check per-sample gradients on one batch against plain autograd; print the table.
+
+        One training step is run and thrown away.
+
+        Args:
+            model: The model.
+            datamodule: Its data.
+
+        Raises:
+            SystemExit: With code 1, if a watched parameter's per-sample gradients cannot be had.
+        """
+        monitor = next(c for c in self.callbacks if isinstance(c, SensitivityMonitor))  # type: ignore[attr-defined]
+        check = VerifyingCallback(monitor.config)
+        trainer = Trainer(
+            accelerator="cpu" if isinstance(self.accelerator, CPUAccelerator) else "auto",
+            devices=1,
+            precision=self.precision,
+            callbacks=[check],
+            fast_dev_run=True,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, datamodule=datamodule)
+        if check.result is None:
+            print("jacoscope: nothing to verify, since no loss went backward", file=sys.stderr)
+            raise SystemExit(1)
+        print(check.result)
+        if not check.result.ok:
+            raise SystemExit(1)
 
 
 class _Parser(LightningArgumentParser):
@@ -96,8 +132,12 @@ class JacoscopeCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The Trainer's subcommands, and ``inspect``."""
-        return {**LightningCLI.subcommands(), "inspect": {"model", "datamodule"}}
+        """The Trainer's subcommands, ``inspect`` and ``verify``."""
+        return {
+            **LightningCLI.subcommands(),
+            "inspect": {"model", "datamodule"},
+            "verify": {"model", "datamodule"},
+        }
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check the monitor's sections first, whose errors are clearer than a parser's."""

@@ -19,11 +19,15 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from jacoscope._version import __version__
+from jacoscope.captured_samples import CapturedSamples, groups_of
 from jacoscope.captured_step import CapturedStep
+from jacoscope.capturing import Calibrations
 from jacoscope.config import MonitorConfig, resolve_config
 from jacoscope.faults import Faults, MonitorWarning
+from jacoscope.leaderboard import Leaderboard, SampleBatch
 from jacoscope.measuring import Gauge
-from jacoscope.plan import Lane, headline_lane, lanes_of
+from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of
+from jacoscope.quantities import RunningMeans
 from jacoscope.record import GradientInfo, StepRecord
 from jacoscope.reduction import Transfer
 from jacoscope.selection import select
@@ -80,6 +84,11 @@ class Monitor:
         self._withheld = withheld
         self._sinks = list(sinks)
         self._gauge = Gauge(self.faults)
+        told = self.config.samples
+        self._calibrations = Calibrations(told.memory_budget * 2**20, told.verify)
+        self._running = RunningMeans()
+        self._board = Leaderboard(told.leaderboard or 1, told.layer_leaderboard)
+        self._board_epoch: tuple[int, int] | None = None
         self._open: CapturedStep | None = None
         self._in_transit: deque[tuple[CapturedStep, Transfer]] = deque()
         self.captures = 0
@@ -116,8 +125,56 @@ class Monitor:
             if due:
                 # Headlines are always on all that is watched, or their charts would jump.
                 everything = self._lanes if self._headline_lane in due else ()
-                self._open = CapturedStep(step, epoch, due, everything, self._gauge, self.faults)
+                self._open = self._opened(step, epoch, due, everything)
         return self._open is not None
+
+    @property
+    def may_want_samples(self) -> bool:
+        """Whether any step of the run captures samples."""
+        return bool(sample_targets_of(self._lanes))
+
+    @property
+    def wants_samples(self) -> bool:
+        """Whether the step under way captures samples."""
+        return self._open is not None and self._open.samples is not None
+
+    def begin_batch(self, batch: Any, ids: tuple[str, Sequence[str | int]] | None = None) -> None:
+        """Tell which batch's backward comes next, where per-sample quantities are watched.
+
+        Args:
+            batch: The batch: tensors, mappings, sequences and dataclasses, nested.
+            ids: Where the samples' ids come from, in words, and the ids, in order.
+        """
+        if self._open is not None and self._open.samples is not None:
+            self._open.samples.begin_batch(batch, ids)
+
+    def before_backward(
+        self, loss: Tensor, batch_size: int | None = None, scale: Tensor | None = None
+    ) -> None:
+        """Capture the samples of this loss during its backward; call it right before.
+
+        Args:
+            loss: The loss, of one element.
+            batch_size: Number of samples; by default as configured or as the batch tells.
+            scale: A factor that the loss carries (a gradient scaler's), without dimensions.
+        """
+        if self._open is not None and self._open.samples is not None:
+            self._open.samples.before_backward(loss, scale, batch_size)
+
+    def after_backward(self) -> None:
+        """Let go of the graph; call it right after the backward."""
+        if self._open is not None and self._open.samples is not None:
+            self._open.samples.after_backward()
+
+    def withhold_samples(self, reason: str) -> None:
+        """Capture no samples in the step under way.
+
+        Args:
+            reason: Why, for the record.
+        """
+        if self._open is not None and self._open.samples is not None:
+            self._open.samples.abandon()
+            self._open.samples.withheld = reason
 
     @property
     def has_seen_no_optimizer(self) -> bool:
@@ -170,12 +227,15 @@ class Monitor:
         """Drop a training step under way and remove all that is attached; safe at any time."""
         if self._open is not None:
             self._open.capture.detach()
+            if self._open.samples is not None:
+                self._open.samples.abandon()
         self._open = None
 
     def close(self) -> None:
         """Write what is still under way, let go of everything, and close the sinks."""
         self.abandon_step()
         self._drain(wait=True)
+        self._close_epoch()
         for sink in self._sinks:
             with self.faults.contain(sink.subject):
                 sink.close()
@@ -188,12 +248,19 @@ class Monitor:
         for sink in self._sinks:
             with self.faults.contain("saving the monitor's state"):
                 sinks[type(sink).__name__] = sink.state_dict()
-        return {"captures": self.captures, "sinks": sinks}
+        return {
+            "captures": self.captures,
+            "sinks": sinks,
+            "running": self._running.state_dict(),
+            "leaderboard": self._board.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what a checkpoint kept; what cannot be understood is left aside."""
         with self.faults.contain("resuming the monitor's state"):
             self.captures = int(state.get("captures", 0))
+            self._running.load_state_dict(state.get("running", {}))
+            self._board.load_state_dict(state.get("leaderboard", {}))
             for sink in self._sinks:
                 sink.load_state_dict(state.get("sinks", {}).get(type(sink).__name__, {}))
 
@@ -233,10 +300,51 @@ class Monitor:
         return self.faults.contain(sink.subject, lambda: self._sinks.remove(sink))
 
     def _drain(self, *, wait: bool) -> None:
-        while self._in_transit and (wait or self._in_transit[0][1].is_done):
+        while self._in_transit and (
+            wait or (self._in_transit[0][1].is_done and self._in_transit[0][0].is_done)
+        ):
             closed, transfer = self._in_transit.popleft()
             with self.faults.contain("writing a captured step"):
                 self._write(closed.record(transfer.result(), self._model))
+                self._rank(closed.batches, closed.step, closed.epoch)
+
+    def _opened(
+        self, step: int, epoch: int, due: Sequence[Lane], everything: Sequence[Lane]
+    ) -> CapturedStep:
+        targets = sample_targets_of(everything or due)
+        if not targets:
+            return CapturedStep(step, epoch, due, everything, self._gauge, self.faults)
+        rules = self.config.layers
+        named = [None if t.rule is None else rules[t.rule].group for t in targets]
+        groups = groups_of(targets, named)
+        samples = CapturedSamples(
+            step, targets, groups, self.config.samples, self._calibrations, self.faults
+        )
+        return CapturedStep(
+            step, epoch, due, everything, self._gauge, self.faults, samples, groups, self._running
+        )
+
+    def _rank(self, batches: Sequence[SampleBatch], step: int, epoch: int) -> None:
+        if not batches:
+            return
+        if self._board_epoch is not None and self._board_epoch[0] != epoch:
+            self._close_epoch()
+        for batch in batches:
+            self._board.add(batch)
+        self._board_epoch = epoch, step
+
+    def _close_epoch(self) -> None:
+        """Write the leaderboards of the epoch that has ended."""
+        if self._board_epoch is None:
+            return
+        (epoch, step), self._board_epoch = self._board_epoch, None
+        with self.faults.contain("ranking samples"):
+            boards = self._board.close_epoch(epoch, step)
+            if boards is None:
+                return
+            for sink in list(self._sinks):
+                with self._containing_sink(sink):
+                    sink.write_boards(boards)
 
     def _write(self, record: StepRecord) -> None:
         self.captures += 1

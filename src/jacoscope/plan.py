@@ -8,12 +8,19 @@ from dataclasses import dataclass
 from jacoscope.capturing import Wanted
 from jacoscope.config import QuantityName, Schedule
 from jacoscope.errors import ConfigError
-from jacoscope.quantities import QUANTITIES, inputs_of
+from jacoscope.quantities import QUANTITIES, inputs_of, is_per_sample
 from jacoscope.record import Axis
 from jacoscope.schedule import Timetable
 from jacoscope.selection import Selection, Target
 
-__all__ = ["Lane", "headline_lane", "lanes_of", "quantities_of", "wanted_of"]
+__all__ = [
+    "Lane",
+    "headline_lane",
+    "lanes_of",
+    "quantities_of",
+    "sample_targets_of",
+    "wanted_of",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +79,11 @@ def headline_lane(lanes: Sequence[Lane], schedule: Schedule) -> Lane | None:
 def wanted_of(lanes: Sequence[Lane]) -> list[Wanted]:
     """What has to be captured for these lanes' quantities."""
     return [wanted for lane in lanes for wanted in lane.wanted]
+
+
+def sample_targets_of(lanes: Sequence[Lane]) -> list[Target]:
+    """The targets of these lanes that have per-sample quantities."""
+    return [t for lane in lanes for t in lane.targets if any(map(is_per_sample, t.quantities))]
 
 
 def quantities_of(lanes: Sequence[Lane]) -> list[QuantityName]:

@@ -87,6 +87,11 @@ class Axis:
             sizes=tuple(target.numel for target in targets),
         )
 
+    @property
+    def is_of_groups(self) -> bool:
+        """Whether it is of groups of parameters rather than of parameters."""
+        return self.kinds[:1] == ("all",)
+
     @cached_property
     def digest(self) -> str:
         """A short hash of the axis; records with the same digest line up."""
@@ -123,6 +128,9 @@ class StepRecord:
         gradient: Which gradient they are of.
         withheld: By quantity, why it could not be computed at all.
         dtype: The precision of training, which is worth storing.
+        capture: How samples were captured, by parameter: rules, layouts, verification errors; and
+            ``coupled``, the layers that couple samples: below them a sample's row is the part of
+            the gradient that flows through its own activations.
     """
 
     step: int
@@ -132,6 +140,7 @@ class StepRecord:
     gradient: GradientInfo
     withheld: Mapping[str, str] = field(default_factory=dict)
     dtype: npt.DTypeLike = np.float32
+    capture: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def missing(self) -> dict[str, dict[str, str]]:

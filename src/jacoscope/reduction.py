@@ -9,7 +9,8 @@ by the selection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from jacoscope.quantities import FloatArray, Measured
 
-__all__ = ["HostStatistics", "Transfer"]
+__all__ = ["HostStatistics", "Parcel", "Transfer"]
 
 
 @dataclass(frozen=True)
@@ -74,25 +75,15 @@ class _Shipment:
         self._bins = [
             part.histogram_LN.shape[1] if part.histogram_LN is not None else 0 for part in parts
         ]
-        flat = torch.cat([_flat(part) for part in parts])
-        self._event: torch.cuda.Event | None = None
-        if flat.device.type == "cuda":
-            self._host = torch.empty(flat.shape, dtype=flat.dtype, device="cpu", pin_memory=True)
-            self._host.copy_(flat, non_blocking=True)
-            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._event.record(torch.cuda.current_stream(flat.device))
-        else:
-            self._host = flat.cpu()
+        self._crossing = _Crossing(torch.cat([_flat(part) for part in parts]))
 
     @property
     def is_done(self) -> bool:
-        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
+        return self._crossing.is_done
 
     def unpack(self) -> HostStatistics:
         """The statistics that were sent, waiting for the device if need be."""
-        if self._event is not None:
-            self._event.synchronize()
-        numbers = self._host.numpy().astype(np.float64)
+        numbers = self._crossing.wait()
         result = HostStatistics()
         position = 0
         for (names, statistics), bins in zip(self._contents, self._bins, strict=True):
@@ -113,3 +104,72 @@ def _flat(part: Measured) -> Tensor:
     if part.histogram_LN is not None:
         pieces.append(part.histogram_LN.flatten())
     return torch.cat(pieces)
+
+
+class Parcel:
+    """Named tensors on their way to the host: one copy per device, which nothing waits for.
+
+    Args:
+        tensors: By name, tensors of any shape and number type.
+    """
+
+    def __init__(self, tensors: Mapping[Hashable, Tensor]) -> None:
+        groups: dict[torch.device, dict[Hashable, Tensor]] = {}
+        for name, tensor in tensors.items():
+            groups.setdefault(tensor.device, {})[name] = tensor.detach()
+        self._boxes = [_Box(each) for each in groups.values()]
+
+    @property
+    def is_done(self) -> bool:
+        """Whether :meth:`unpack` would not have to wait."""
+        return all(box.crossing.is_done for box in self._boxes)
+
+    def unpack(self) -> dict[Hashable, FloatArray]:
+        """The tensors' values in their shapes, waiting for the device if need be."""
+        return {name: array for box in self._boxes for name, array in box.unpack().items()}
+
+
+class _Box:
+    """What one device sends of a parcel: all its tensors in one flat one."""
+
+    def __init__(self, tensors: Mapping[Hashable, Tensor]) -> None:
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        single = all(t.dtype.itemsize <= 4 and t.is_floating_point() for t in tensors.values())
+        dtype = torch.float32 if single else torch.float64
+        flat = torch.cat([tensor.reshape(-1).to(dtype) for tensor in tensors.values()])
+        self.crossing = _Crossing(flat)
+
+    def unpack(self) -> dict[Hashable, FloatArray]:
+        numbers = self.crossing.wait()
+        found: dict[Hashable, FloatArray] = {}
+        position = 0
+        for name, shape in self._shapes.items():
+            size = math.prod(shape)
+            found[name] = numbers[position : position + size].reshape(shape)
+            position += size
+        return found
+
+
+class _Crossing:
+    """A flat tensor's copy to the host."""
+
+    def __init__(self, flat: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if flat.device.type == "cuda":
+            self._host = torch.empty(flat.shape, dtype=flat.dtype, device="cpu", pin_memory=True)
+            self._host.copy_(flat, non_blocking=True)
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._event.record(torch.cuda.current_stream(flat.device))
+        else:
+            self._host = flat.cpu()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the copy has arrived."""
+        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
+
+    def wait(self) -> FloatArray:
+        """The values, once they are there."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.numpy().astype(np.float64)

@@ -183,6 +183,7 @@ def test_to_dict_is_plain_and_complete() -> None:
                 "exclude": False,
                 "quantities": None,
                 "schedule": None,
+                "group": None,
             }
         ],
         "schedule": {"every": 50, "first": 10, "steps": [], "per_epoch": 0, "hook": None},
@@ -196,6 +197,14 @@ def test_to_dict_is_plain_and_complete() -> None:
             "layer_scalars": [],
             "card": True,
             "custom_scalars": False,
+        },
+        "samples": {
+            **dict.fromkeys(["batch_size", "rows", "id", "label", "thing"]),
+            "loss_reduction": "mean",
+            "leaderboard": 32,
+            "layer_leaderboard": 5,
+            "verify": 2,
+            "memory_budget": 256,
         },
         "on_error": "warn",
     }

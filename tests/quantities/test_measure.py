@@ -15,7 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from jacoscope import Monitor
 from jacoscope.capturing import ParameterTensors
-from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES, STATISTICS, Meter
+from jacoscope.quantities import (
+    HISTOGRAM_EDGES,
+    QUANTITIES,
+    STATISTICS,
+    Meter,
+    is_per_sample,
+)
 from jacoscope.record import StepRecord
 from jacoscope.sinks import MemorySink
 
@@ -37,7 +43,8 @@ DEFINITIONS: dict[str, Callable[[Array, Array, Array], float]] = {
     "taylor_importance": lambda g, w, u: np.sum(np.square(w * g)),
 }
 
-EVERYTHING = {"quantities": list(QUANTITIES), "on_error": "raise"}
+OF_PARAMETERS = [name for name in QUANTITIES if not is_per_sample(name)]
+EVERYTHING = {"quantities": OF_PARAMETERS, "on_error": "raise"}
 
 
 class Observed:
@@ -278,7 +285,8 @@ def test_scaling_the_loss_scales_as_documented(scale: float) -> None:
         "unchanged (s ≠ 0)": 1.0,
     }
     checked = 0
-    for name, quantity in QUANTITIES.items():
+    for name in OF_PARAMETERS:
+        quantity = QUANTITIES[name]
         if quantity.scaling in factors:
             np.testing.assert_allclose(
                 scaled[name], factors[quantity.scaling] * one[name], rtol=1e-12
@@ -319,4 +327,4 @@ def test_quantities_are_those_of_the_schema() -> None:
     from jacoscope.config import QuantityName
 
     assert set(QUANTITIES) == set(get_args(QuantityName))
-    assert set(DEFINITIONS) | {"grad_histogram"} == set(QUANTITIES)
+    assert set(DEFINITIONS) | {"grad_histogram"} == set(OF_PARAMETERS)

@@ -4,8 +4,10 @@ from jacoscope.capturing._api import capture, samples_of, watched_parameters
 from jacoscope.capturing._calibration import Calibrations
 from jacoscope.capturing._capture import JacobianCapture
 from jacoscope.capturing._jacobians import Jacobians, ParameterJacobian
+from jacoscope.capturing._losses import sample_losses
 from jacoscope.capturing._optimizer_step import OptimizerStepCapture, Wanted
 from jacoscope.capturing._tensors import ParameterTensors
+from jacoscope.capturing._verify import Verdict, Verification, verify
 
 __all__ = [
     "Calibrations",
@@ -14,8 +16,12 @@ __all__ = [
     "OptimizerStepCapture",
     "ParameterJacobian",
     "ParameterTensors",
+    "Verdict",
+    "Verification",
     "Wanted",
     "capture",
+    "sample_losses",
     "samples_of",
+    "verify",
     "watched_parameters",
 ]

@@ -89,7 +89,17 @@ def capture(
 
     jacobians = Jacobians()
     seed = next(_COUNT)
-    capturing = JacobianCapture(loss, watched, count, index, known, measured, memory_budget, seed)
+    capturing = JacobianCapture(
+        loss,
+        watched,
+        count,
+        index,
+        known,
+        measured,
+        memory_budget,
+        seed,
+        keeps_jacobians=_OPERATOR in wants,
+    )
     try:
         capturing.attach(compare_grad=not _is_distributed())
         yield jacobians

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from jacoscope.capturing._call import call_node
 from jacoscope.capturing._coding import Grads
 from jacoscope.capturing._layout import LayoutError
 from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
+from jacoscope.capturing._streamed import StreamedJacobian, TooLargeError
 from jacoscope.capturing._terms import DenseTerm, Term, combine
 from jacoscope.capturing._views import View, apply_views
 from jacoscope.capturing._walk import Edge, Graph, Shape, operation_of
@@ -52,6 +54,8 @@ class BackwardCapture:
         memory_budget: Bytes that temporary tensors may take.
         consume: Called with a parameter's name and Jacobian, inside the backward.
         fail: Called with a parameter's name and the exception, where it cannot be had.
+        confirm: Called with a parameter's name and gradient, where its Jacobian had to be measured
+            before the gradient arrived; without it such Jacobians cannot be had.
         rehearsal: Whether there is time to find out which nodes can be run in batches.
     """
 
@@ -63,6 +67,7 @@ class BackwardCapture:
         consume: Callable[[str, Arrival], None],
         fail: Callable[[str, Exception], None],
         *,
+        confirm: Callable[[str, Tensor], None] | None = None,
         rehearsal: bool = False,
     ) -> None:
         self._graph = graph
@@ -71,7 +76,11 @@ class BackwardCapture:
         self._consume = consume
         self._fail = fail
         self._terms: dict[Edge, list[tuple[Term, tuple[View, ...]]]] = {}
-        self._failed: set[str] = set()
+        # What verification has dropped is not computed again.
+        named = {name for base in plan.bases.values() for name in base.parameters}
+        self._failed = named - set(plan.leaves)
+        self._confirm = confirm
+        self._early: set[str] = set()
         self._rehearsal = rehearsal
         self._scales: dict[Edge, list[Tensor]] = {}
         self._epsilons: dict[str, float] = {}
@@ -88,6 +97,9 @@ class BackwardCapture:
     def finish(self, name: str, grad: Tensor) -> None:
         """Hand on a parameter whose gradient is complete."""
         if name in self._failed:
+            return
+        if name in self._early and self._confirm is not None:
+            self._confirm(name, grad.detach())
             return
         leaf = (self._plan.leaves[name], 0)
         try:
@@ -107,12 +119,13 @@ class BackwardCapture:
             with torch.no_grad():
                 for base in self._roots.get(node, ()):
                     self._pull_back(base)
+                shared: dict[Any, Any] = {}
                 for use in self._plan.uses.get(node, ()):
-                    self._take(use, grads)
+                    self._take(use, grads, shared)
 
         return hook
 
-    def _take(self, use: PlannedUse, grads: Grads) -> None:
+    def _take(self, use: PlannedUse, grads: Grads, shared: dict[Any, Any]) -> None:
         """One use's contribution, noted at its base."""
         base = self._plan.bases[use.base]
         if self._failed.issuperset(base.parameters):
@@ -120,9 +133,12 @@ class BackwardCapture:
         try:
             if all(grad is None for grad in grads):
                 return
-            term: Term | None
-            term = self._shared(use, grads) if use.layouts is None else self._told(use, grads)
             self._note_precision(base.parameters, grads)
+            term: Term | None
+            if use.layouts is None:
+                term = self._shared(use, grads)
+            else:
+                term = self._told(use, grads, shared)
             if isinstance(term, DenseTerm) and term.magnitude is not None:
                 self._scales.setdefault(use.base, []).append(term.magnitude)
             if term is not None:
@@ -131,7 +147,7 @@ class BackwardCapture:
         except Exception as error:
             self._lose(base.parameters, error)
 
-    def _told(self, planned: PlannedUse, grads: Grads) -> Term:
+    def _told(self, planned: PlannedUse, grads: Grads, shared: dict[Any, Any]) -> Term | None:
         assert planned.layouts is not None
         node = self._graph.nodes[planned.node]
         use = Use(
@@ -143,15 +159,31 @@ class BackwardCapture:
             layouts=(*planned.layouts, *[None] * (len(grads) - len(planned.layouts))),
             input_shapes=planned.input_shapes,
             samples=self._plan.samples,
+            shared=shared,
         )
         rule = RULES.get((operation_of(node.name()), planned.slot))
         if rule is not None:
             with suppress(LayoutError):
                 return rule(use)
-        return self._generic(use, planned.node)
+        return self._generic(use, planned)
 
-    def _generic(self, use: Use, node: int) -> Term:
-        key = (node, -1 - use.slot)  # apart from values, whose output is not negative
+    def _generic(self, use: Use, planned: PlannedUse) -> Term | None:
+        first = next(grad for grad in use.grads if grad is not None)
+        dtype = _computed_in(first.dtype)
+        needed = use.samples * _numel(use.shape) * dtype.itemsize
+        if needed > self._memory_budget:
+            base = self._plan.bases[planned.base]
+            if planned.views or base.sweep or not self._is_sole(base.parameters[0]):
+                raise TooLargeError(needed, self._memory_budget)
+            self._stream(
+                base.parameters[0],
+                use.shape,
+                lambda index: generic_rule(use, batched=False, only=index).rows,
+                dtype,
+                first.device,
+            )
+            return None
+        key = (planned.node, -1 - use.slot)  # apart from values, whose output is not negative
         if self._rehearsal and key not in self._plan.one_by_one:
             whole = call_node(use.node, use.grads, use.input_shapes)[use.slot]
             with suppress(UserWarning), warnings.catch_warnings():
@@ -180,16 +212,35 @@ class BackwardCapture:
         try:
             jacobian = self._jacobian(terms, base.shape, None)
             leaves = [self._leaf_of[name] for name in base.parameters]
-            rows = self._swept(base, jacobian, leaves)
-            for leaf, term in zip(leaves, rows, strict=True):
-                self._terms.setdefault((leaf, 0), []).append((DenseTerm(term), ()))
+            pull = self._pull(base, leaves)
+            kept = []
+            for place, name in enumerate(base.parameters):
+                shape = self._graph.shapes[leaves[place]][0] or ()
+                needed = jacobian.samples * _numel(shape) * jacobian.dtype.itemsize
+                if needed <= self._memory_budget:
+                    kept.append(place)
+                elif self._confirm is not None and self._is_sole(name):
+                    self._stream(
+                        name,
+                        shape,
+                        lambda index, place=place: self._swept(  # type: ignore[misc]
+                            base, jacobian, pull, [place], index
+                        )[0],
+                        jacobian.dtype,
+                        jacobian.device,
+                    )
+                else:
+                    self._lose([name], TooLargeError(needed, self._memory_budget))
+            every = torch.arange(jacobian.samples, device=jacobian.device)
+            rows = self._swept(base, jacobian, pull, kept, every) if kept else []
+            for place, term in zip(kept, rows, strict=True):
+                edge = (leaves[place], 0)
+                self._terms.setdefault(edge, []).append((DenseTerm(term), ()))
         except Exception as error:
             self._lose(base.parameters, error)
 
-    def _swept(self, base: Base, jacobian: Jacobian, leaves: Sequence[int]) -> list[Tensor]:
-        """The vector-Jacobian products of the nodes between a value and its parameters."""
-        metadata = self._graph.nodes[base.edge[0]]._input_metadata[base.edge[1]]
-        dtype = metadata.dtype
+    def _pull(self, base: Base, leaves: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:
+        """From a row at a value to rows at its parameters, by the nodes between them."""
         shapes = [self._graph.shapes[leaf][0] or () for leaf in leaves]
 
         def pull(row: Tensor) -> tuple[Tensor, ...]:
@@ -210,13 +261,52 @@ class BackwardCapture:
                 for leaf, shape in zip(leaves, shapes, strict=True)
             )
 
-        size = sum(_numel(self._graph.shapes[index][0]) for index in base.sweep) * 8
+        return pull
+
+    def _swept(
+        self,
+        base: Base,
+        jacobian: Jacobian,
+        pull: Callable[[Tensor], tuple[Tensor, ...]],
+        places: Sequence[int],
+        index: Tensor,
+    ) -> list[Tensor]:
+        """Rows of these samples at some of a value's parameters, in chunks."""
+        dtype = self._graph.nodes[base.edge[0]]._input_metadata[base.edge[1]].dtype
+        size = sum(_numel(self._graph.shapes[node][0]) for node in base.sweep) * 8
         chunk = max(1, self._memory_budget // max(1, size))
         pieces = []
-        for start in range(0, jacobian.samples, chunk):
-            rows = jacobian.rows(slice(start, start + chunk)).to(dtype)
-            pieces.append(self._mapped(pull, rows, base.edge))
+        for some in torch.split(index, chunk):
+            pulled = self._mapped(pull, jacobian.rows(some).to(dtype), base.edge)
+            pieces.append([pulled[place] for place in places])
         return [torch.cat(column) for column in zip(*pieces, strict=True)]
+
+    def _is_sole(self, name: str) -> bool:
+        """Whether a parameter is used in one place alone."""
+        bases = [base for base in self._plan.bases.values() if name in base.parameters]
+        if len(bases) != 1:
+            return False
+        uses = [use for each in self._plan.uses.values() for use in each]
+        return bool(bases[0].sweep) or sum(use.base == bases[0].edge for use in uses) == 1
+
+    def _stream(
+        self,
+        name: str,
+        shape: Shape,
+        make: Callable[[Tensor], Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Measure rows that cannot be kept now, while the graph can make them."""
+        samples, budget = self._plan.samples, self._memory_budget
+        if self._confirm is None:
+            raise TooLargeError(samples * _numel(shape) * dtype.itemsize, budget)
+        jacobian = StreamedJacobian(
+            samples, shape, make, dtype=dtype, device=device, memory_budget=budget
+        )
+        epsilon = max(self._epsilons.get(name, 0.0), torch.finfo(dtype).eps)
+        self._early.add(name)
+        self._consume(name, Arrival(jacobian, jacobian.sum(), epsilon, jacobian.magnitude()))
 
     def _mapped(
         self, pull: Callable[[Tensor], tuple[Tensor, ...]], rows: Tensor, key: Edge
@@ -286,3 +376,7 @@ def _placed(part: Jacobian, views: tuple[View, ...], shape: Shape) -> Jacobian:
 
 def _numel(shape: Shape | None) -> int:
     return torch.Size(shape or ()).numel()
+
+
+def _computed_in(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype

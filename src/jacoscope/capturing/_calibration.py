@@ -89,9 +89,9 @@ class Calibrations:
         self._known[key] = made
         return made
 
-    def forget(self, graph: Graph) -> None:
-        """Make the plan for graphs of this structure anew next time."""
-        for key in [key for key in self._known if key[0] == graph.signature]:
+    def forget(self, signature: int) -> None:
+        """Make the plan for graphs of this signature anew next time."""
+        for key in [key for key in self._known if key[0] == signature]:
             del self._known[key]
 
 
@@ -155,8 +155,17 @@ class _Verification:
         def fail(name: str, error: Exception) -> None:
             self._failures[name] = f"{type(error).__name__}: {error}"
 
+        def confirm(name: str, grad: Tensor) -> None:
+            self._checks[name] = self._checks[name].against(grad, self._directions[name])
+
         capture = BackwardCapture(
-            self._graph, self._plan, self._memory_budget, consume, fail, rehearsal=True
+            self._graph,
+            self._plan,
+            self._memory_budget,
+            consume,
+            fail,
+            confirm=confirm,
+            rehearsal=True,
         )
         with ExitStack() as stack:
             for name, parameter in self._parameters.items():

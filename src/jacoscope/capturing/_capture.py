@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from jacoscope.capturing._backward import Arrival, BackwardCapture
 from jacoscope.capturing._calibration import Calibration, Calibrations
 from jacoscope.capturing._closure import Check, Direction, closure_errors, tolerance
 from jacoscope.capturing._coding import Grads
+from jacoscope.capturing._layout import Layout
 from jacoscope.capturing._walk import Graph, walk
 from jacoscope.jacobian import Jacobian
 
@@ -52,6 +53,8 @@ class JacobianCapture(Generic[Value]):
             returns is kept.
         memory_budget: Bytes that temporary tensors may take.
         seed: Tells apart the random directions of captures.
+        keeps_jacobians: Whether ``measure`` keeps Jacobians beyond the call, so that they cannot
+            be ones that live on the graph.
 
     Attributes:
         missing: By parameter, why it could not be had.
@@ -67,6 +70,8 @@ class JacobianCapture(Generic[Value]):
         measure: Callable[[str, Jacobian, Tensor], Value],
         memory_budget: int,
         seed: int = 0,
+        *,
+        keeps_jacobians: bool = False,
     ) -> None:
         self.missing: dict[str, str] = {}
         self._parameters = dict(parameters)
@@ -75,18 +80,26 @@ class JacobianCapture(Generic[Value]):
         self._seed = seed
         self._rows: dict[str, CapturedRows[Value]] = {}
         self._handles: list[RemovableHandle] = []
+        self._arrived: set[str] = set()
         self._before: dict[str, Tensor] | None = None
         self._graph: Graph | None = None
+        self._signature: int | None = None
         self._capture: BackwardCapture | None = None
         self.calibration: Calibration | None = None
         if loss.grad_fn is None:
             self.missing = dict.fromkeys(parameters, _NO_GRAPH)
             return
         self._graph = walk(loss, parameters)
+        self._signature = self._graph.signature
         self.calibration = calibrations.of(self._graph, parameters, samples, index)
         self.missing = dict(self.calibration.plan.missing)
         self._capture = BackwardCapture(
-            self._graph, self.calibration.plan, memory_budget, self._consume, self._fail
+            self._graph,
+            self.calibration.plan,
+            memory_budget,
+            self._consume,
+            self._fail,
+            confirm=None if keeps_jacobians else self._confirm,
         )
 
     def attach(self, *, compare_grad: bool = False) -> None:
@@ -112,6 +125,24 @@ class JacobianCapture(Generic[Value]):
         while self._handles:
             self._handles.pop().remove()
         self._capture = None
+        self._graph = None
+
+    @property
+    def frontier_layout(self) -> Layout | None:
+        """How samples are told apart where the batch begins below the loss."""
+        frontier = self.calibration.plan.frontier if self.calibration is not None else {}
+        found = (layout for layouts in frontier.values() for layout in layouts if layout)
+        return next(found, None)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of scalars of each parameter."""
+        return {name: parameter.numel() for name, parameter in self._parameters.items()}
+
+    @property
+    def rows(self) -> Mapping[str, CapturedRows[Value]]:
+        """What was measured, by parameter, not yet judged."""
+        return self._rows
 
     def results(self) -> tuple[dict[str, Value], dict[str, float]]:
         """What was measured of the parameters that stood the checks, and all closure errors.
@@ -125,28 +156,36 @@ class JacobianCapture(Generic[Value]):
                     added = self._along_grad(name) - self._before[name]
                     checks[name] = check.also(added, self._before[name])
         errors = closure_errors(checks)
-        found: dict[str, Value] = {}
-        for name, error in errors.items():
-            if name in self.missing:
-                continue
-            if error <= tolerance(self._rows[name].check.epsilon):
-                found[name] = self._rows[name].value
-            else:
-                self.missing[name] = _unclosed(error)
+        self.judge(errors)
+        return {n: rows.value for n, rows in self._rows.items() if n not in self.missing}, errors
+
+    def judge(self, errors: Mapping[str, float]) -> None:
+        """Move parameters whose rows do not add up to the missing.
+
+        Args:
+            errors: Closure errors by parameter, as the checks tell them.
+        """
+        failed = {
+            name: error
+            for name, error in errors.items()
+            if not error <= tolerance(self._rows[name].check.epsilon)
+        }
+        for name, error in failed.items():
+            self.missing.setdefault(name, _unclosed(error))
         for name in self._parameters:
-            if name not in found:
+            if name not in self._rows:
                 self.missing.setdefault(name, _NOT_RUN)
-        if self._graph is not None and any(name in self.missing for name in errors):
-            self._calibrations.forget(self._graph)
-        self._graph = None
-        return found, errors
+        if failed and self._signature is not None:
+            # Rows that no gradient had reached when the layouts were found may have come to life.
+            self._calibrations.forget(self._signature)
 
     def _at_leaf(self, name: str) -> Callable[[Grads], None]:
         def hook(grads: Grads) -> None:
             if self._capture is not None and grads[0] is not None:
-                if name in self._rows:
+                if name in self._arrived:
                     self.missing.setdefault(name, _TWICE)
                 else:
+                    self._arrived.add(name)
                     self._capture.finish(name, grads[0])
 
         return hook
@@ -154,6 +193,10 @@ class JacobianCapture(Generic[Value]):
     def _consume(self, name: str, arrival: Arrival) -> None:
         check = Check.of(arrival, self._direction(name))
         self._rows[name] = CapturedRows(self._measure(name, arrival.jacobian, arrival.grad), check)
+
+    def _confirm(self, name: str, grad: Tensor) -> None:
+        rows = self._rows[name]
+        self._rows[name] = replace(rows, check=rows.check.against(grad, self._direction(name)))
 
     def _along_grad(self, name: str) -> Tensor:
         direction, grad = self._direction(name), self._parameters[name].grad

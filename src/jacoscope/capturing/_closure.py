@@ -82,7 +82,7 @@ class Check:
         )
 
     def error(self) -> Tensor:
-        """|Σᵢ cᵢ − ∂L/∂θ| relative to Σᵢ |cᵢ|, less what rounding explains; no dimensions."""
+        """|Σᵢ cᵢ − ∂L/∂θ| relative to Σᵢ |cᵢ|, or to what rounding explains; no dimensions."""
         total = self.samples.sum()
         difference = (total - self.total).abs()
         if self.added is not None:
@@ -90,20 +90,25 @@ class Check:
         scale = torch.maximum(self.samples.abs().sum(), self.total.abs())
         return self._relative(difference, scale)
 
+    def against(self, grad: Tensor, direction: Direction) -> Check:
+        """The same, compared with a gradient that has arrived since."""
+        return replace(self, total=direction.along(grad))
+
     def also(self, added: Tensor, before: Tensor) -> Check:
         """The same, compared with what was added to a ``.grad`` that was ``before`` as well."""
         return replace(self, added=added, magnitude=self.magnitude + before.abs())
 
     def error_of(self, sample: int, expected: Tensor) -> Tensor:
-        """One sample's error relative to the largest sample, less what rounding explains."""
+        """One sample's error relative to the largest, or to what rounding explains."""
         difference = (self.samples[sample] - expected).abs()
         scale = torch.maximum(self.samples.abs().max(), expected.abs())
         return self._relative(difference, scale)
 
     def _relative(self, difference: Tensor, scale: Tensor) -> Tensor:
-        explained = _SLACK * self.epsilon * self.magnitude
-        left = torch.where(difference <= explained, torch.zeros_like(difference), difference)
-        return torch.where(left == 0, left, left / scale)
+        # What rounding explains stays within the tolerance, however small the sums are.
+        explained = _SLACK * self.epsilon * self.magnitude / tolerance(self.epsilon)
+        relative = difference / torch.maximum(scale, explained)
+        return torch.where(difference == 0, torch.zeros_like(relative), relative)
 
 
 def tolerance(epsilon: float) -> float:

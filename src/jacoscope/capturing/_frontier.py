@@ -59,6 +59,8 @@ _SUMS = frozenset(
     )
 )
 
+_ANY = (0, 1, 2)
+
 LAST = -1
 """The last dimension, in place of a number."""
 
@@ -141,7 +143,11 @@ def find_frontier(
             for output, shape in enumerate(graph.shapes[node])
         )
         if any(layout is not None for layout in found):
-            layouts[node] = found
+            # Outputs of one node may have the batch along different dimensions.
+            layouts[node] = tuple(
+                layout or (_layout(shape, samples, index, _ANY) if (node, nr) in used else None)
+                for nr, (layout, shape) in enumerate(zip(found, graph.shapes[node], strict=True))
+            )
             continue
         above.append(node)
         keeps = sums[node] and _keeps(graph, node, only)

@@ -107,7 +107,7 @@ class Jacobians(Mapping[str, ParameterJacobian]):
     Attributes:
         missing: By parameter name, why its Jacobian could not be had.
         closure: By parameter name, the relative difference of the rows' sum and the gradient,
-            along a random direction, less what rounding explains.
+            along a random direction.
         verification: By parameter name, the largest relative difference from masked
             back-propagation over the samples that were checked when the layouts were found.
         rules: By parameter name, the rules that its uses went by.

@@ -24,7 +24,11 @@ _BATCH_NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm")
 _BATCH_DIMENSION = {"Convolution": 0, "MkldnnRnnLayer": 1, **dict.fromkeys(_BATCH_NORMS, 0)}
 _CONTRADICTION = 1_000_000
 _ROUNDS = 6
-_REENTRANT = "CheckpointFunctionBackward"
+_HIDING = {
+    "CheckpointFunctionBackward": "reentrant activation checkpointing hides the graph; "
+    "use_reentrant=False shows it",
+    "CompiledFunctionBackward": "torch.compile makes one node of the whole graph",
+}
 
 # Where the batch may be at the frontier, most likely first.
 _DIMS = ((0,), (1,), (0, 1, 2), (LAST,))
@@ -35,7 +39,6 @@ _UNTOLD = (
 )
 _LATE = "it is used after the loss was added up over the samples"
 _MIXED = "samples are mixed in the gradient of a layer that uses it"
-_HIDDEN = "reentrant activation checkpointing hides the graph; use_reentrant=False shows it"
 _ABSENT = "the loss does not depend on it"
 
 
@@ -52,9 +55,9 @@ def make_plan(
     """
     leaves = {name: place for place, name in graph.leaves.items() if name in parameters}
     absent = {name: _ABSENT for name in parameters if name not in leaves}
-    hidden = next((name for name in graph.names if name.startswith(_REENTRANT)), None)
+    hidden = next((_HIDING[name] for name in graph.names if name in _HIDING), None)
     if hidden is not None:
-        return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, _HIDDEN), **absent})
+        return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, hidden), **absent})
     if samples == 1:
         whole = dict.fromkeys(leaves, "one sample: the gradient itself")
         return CapturePlan(1, index, leaves=leaves, missing=absent, rules=whole, described=whole)

@@ -8,6 +8,7 @@ from jacoscope.config._schema import (
     Output,
     ParameterKind,
     QuantityName,
+    Samples,
     Schedule,
 )
 
@@ -18,6 +19,7 @@ __all__ = [
     "Output",
     "ParameterKind",
     "QuantityName",
+    "Samples",
     "Schedule",
     "check_section",
     "load_config",

@@ -17,6 +17,7 @@ __all__ = [
     "Output",
     "ParameterKind",
     "QuantityName",
+    "Samples",
     "Schedule",
 ]
 
@@ -34,6 +35,28 @@ QuantityName = Literal[
     "update_cosine",
     "saliency",
     "taylor_importance",
+    "sample_grad_norm",
+    "sample_grad_norm_max",
+    "sample_grad_norm_cv",
+    "sample_alignment",
+    "sample_alignment_min",
+    "sample_opposed",
+    "grad_variance",
+    "noise_scale",
+    "gsnr",
+    "grad_diversity",
+    "coherence",
+    "pair_cosine",
+    "pair_cosine_min",
+    "grad_confusion",
+    "pair_negative",
+    "stiffness_within",
+    "stiffness_between",
+    "effective_rank",
+    "top_eigenvalue_share",
+    "fisher_trace",
+    "fisher_max",
+    "fisher_top_eigenvalue",
 ]
 """Every quantity that can be asked for; ``docs/quantities.md`` defines each."""
 
@@ -120,6 +143,7 @@ class LayerRule:
         exclude: Leave these parameters out.
         quantities: What to measure here, instead of the monitor's ``quantities``.
         schedule: When to capture here, instead of the monitor's ``schedule``.
+        group: Name of a group; per-sample quantities are measured on each group as a whole, too.
 
     Raises:
         ConfigError: If criteria contradict one another or a regular expression cannot be read.
@@ -134,11 +158,12 @@ class LayerRule:
     exclude: bool = False
     quantities: tuple[QuantityName, ...] | None = None
     schedule: Schedule | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         coerce_fields(self)
         _check_regex(self.regex)
-        for key in ("match", "regex", "type", "kind", "quantities"):
+        for key in ("match", "regex", "type", "kind", "quantities", "group"):
             value = getattr(self, key)
             if value in ((), "") or (isinstance(value, tuple) and "" in value):
                 raise ConfigError("is empty; name at least one, or leave the key out", key=key)
@@ -155,6 +180,57 @@ class LayerRule:
                 f"got {self.min_depth}, must not exceed max_depth, which is {self.max_depth}",
                 key="min_depth",
             )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How samples are told apart, where per-sample quantities are measured.
+
+    Paths into a batch name keys, places or attributes joined by dots, such as ``image`` or ``1``.
+
+    Args:
+        batch_size: Number of samples in a batch; by default the first dimension of the batch's
+            first tensor.
+        rows: Path of a tensor that says which sample each row of the batch belongs to, for batches
+            whose rows are not one per sample (graphs of variable size, two views per sample).
+        loss_reduction: Whether the loss is a ``mean`` or a ``sum`` over samples, which decides how
+            a contribution to it becomes a sample's own gradient.
+        id: Path of the samples' ids; by default the dataset's indices as the sampler drew them,
+            else positions in the run.
+        label: Path of class labels; by default the batch's one integer tensor of shape (N,).
+        thing: Path of what to show of a sample, an image or text; by default the batch's first
+            image-like tensor, if it has one. Write ``none`` for nothing.
+        leaderboard: How many samples a leaderboard of an epoch has; 0 for no leaderboards.
+        layer_leaderboard: How many samples the leaderboard of each layer has.
+        verify: How many samples to check by masked back-propagation whenever the structure of the
+            graph is new.
+        memory_budget: Megabytes that temporary tensors may take.
+
+    Raises:
+        ConfigError: If a number is out of range.
+    """
+
+    batch_size: int | None = None
+    rows: str | None = None
+    loss_reduction: Literal["mean", "sum"] = "mean"
+    id: str | None = None
+    label: str | None = None
+    thing: str | None = None
+    leaderboard: int = 32
+    layer_leaderboard: int = 5
+    verify: int = 2
+    memory_budget: int = 256
+
+    def __post_init__(self) -> None:
+        coerce_fields(self)
+        least = {"batch_size": 1, "memory_budget": 1}
+        for key in ("batch_size", "leaderboard", "layer_leaderboard", "verify", "memory_budget"):
+            value = getattr(self, key)
+            if value is not None and value < least.get(key, 0):
+                raise ConfigError(f"got {value}, must be {least.get(key, 0)} or more", key=key)
+        for key in ("rows", "id", "label", "thing"):
+            if getattr(self, key) == "":
+                raise ConfigError("is empty; name a path into the batch, or null", key=key)
 
 
 @dataclass(frozen=True)
@@ -214,6 +290,7 @@ class MonitorConfig:
             not.
         schedule: When to capture.
         output: What is written, and where.
+        samples: How samples are told apart, where per-sample quantities are measured.
         on_error: What a fault inside the monitor does: ``warn`` warns once, drops what failed and
             goes on; ``raise`` stops the training.
 
@@ -225,6 +302,7 @@ class MonitorConfig:
     layers: tuple[LayerRule, ...] = ()
     schedule: Schedule = Schedule()
     output: Output = Output()
+    samples: Samples = Samples()
     on_error: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
@@ -238,7 +316,7 @@ class MonitorConfig:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Schedule | LayerRule | Output):
+    if isinstance(value, Schedule | LayerRule | Samples | Output):
         return {name.name: _plain(getattr(value, name.name)) for name in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]

@@ -2,26 +2,64 @@
 
 from jacoscope.quantities._blocks import block_buffer_bytes
 from jacoscope.quantities._measure import Measured, Meter
-from jacoscope.quantities._quantity import FloatArray, Quantity
+from jacoscope.quantities._quantity import FloatArray, IntArray, Quantity
+from jacoscope.quantities._running import RunningMeans
+from jacoscope.quantities._sample_measure import (
+    SampleNeeds,
+    SampleTensors,
+    measure_samples,
+    sample_needs,
+)
+from jacoscope.quantities._sample_statistics import (
+    SAMPLE_STATISTICS,
+    SampleArrays,
+    combine_statistics,
+    group_of,
+    sample_statistics,
+    scaled,
+)
 from jacoscope.quantities._statistics import STATISTICS, Block, Statistic
-from jacoscope.quantities._table import QUANTITIES, inputs_of, statistics_for
-from jacoscope.quantities.headline import HEADLINES, Headline
+from jacoscope.quantities._table import (
+    FAMILIES,
+    QUANTITIES,
+    inputs_of,
+    is_per_sample,
+    statistics_for,
+)
+from jacoscope.quantities.headline import HEADLINES, SAMPLE_HEADLINES, Headline
 from jacoscope.quantities.histogram import HISTOGRAM_BINS, HISTOGRAM_EDGES
+from jacoscope.quantities.noise import noise_parts
 
 __all__ = [
+    "FAMILIES",
     "HEADLINES",
     "HISTOGRAM_BINS",
     "HISTOGRAM_EDGES",
     "QUANTITIES",
+    "SAMPLE_HEADLINES",
+    "SAMPLE_STATISTICS",
     "STATISTICS",
     "Block",
     "FloatArray",
     "Headline",
+    "IntArray",
     "Measured",
     "Meter",
     "Quantity",
+    "RunningMeans",
+    "SampleArrays",
+    "SampleNeeds",
+    "SampleTensors",
     "Statistic",
     "block_buffer_bytes",
+    "combine_statistics",
+    "group_of",
     "inputs_of",
+    "is_per_sample",
+    "measure_samples",
+    "noise_parts",
+    "sample_needs",
+    "sample_statistics",
+    "scaled",
     "statistics_for",
 ]

@@ -3,34 +3,59 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from jacoscope.config import QuantityName
 from jacoscope.quantities._quantity import Quantity
+from jacoscope.quantities._sample_statistics import SAMPLE_STATISTICS
 from jacoscope.quantities._statistics import STATISTICS, Statistic
+from jacoscope.quantities.agreement import AGREEMENT_QUANTITIES
+from jacoscope.quantities.fisher import FISHER_QUANTITIES
 from jacoscope.quantities.gradient import GRADIENT_QUANTITIES
+from jacoscope.quantities.noise import NOISE_QUANTITIES
 from jacoscope.quantities.saliency import SALIENCY_QUANTITIES
+from jacoscope.quantities.samples import SAMPLE_QUANTITIES
 from jacoscope.quantities.update import UPDATE_QUANTITIES
 
-__all__ = ["QUANTITIES", "inputs_of", "statistics_for"]
+__all__ = ["FAMILIES", "QUANTITIES", "inputs_of", "is_per_sample", "statistics_for"]
+
+FAMILIES: Mapping[str, tuple[Quantity, ...]] = {
+    "Gradient": GRADIENT_QUANTITIES,
+    "Weights and updates": UPDATE_QUANTITIES,
+    "Saliency": SALIENCY_QUANTITIES,
+    "Samples": SAMPLE_QUANTITIES,
+    "Noise": NOISE_QUANTITIES,
+    "Agreement": AGREEMENT_QUANTITIES,
+    "Fisher": FISHER_QUANTITIES,
+}
+"""Every quantity by its family, in the order of the documentation."""
 
 QUANTITIES: dict[QuantityName, Quantity] = {
-    quantity.name: quantity
-    for quantity in (*GRADIENT_QUANTITIES, *UPDATE_QUANTITIES, *SALIENCY_QUANTITIES)
+    quantity.name: quantity for family in FAMILIES.values() for quantity in family
 }
 """Every quantity by its name, in the order of the documentation."""
 
 
 def statistics_for(names: Iterable[QuantityName]) -> tuple[Statistic, ...]:
-    """The statistics that these quantities are made of, each once; the histogram is not one."""
+    """The statistics of the parameters' own tensors that these quantities are made of, each once.
+
+    The histogram is not one, nor are those of samples.
+    """
     needed = dict.fromkeys(need for name in names for need in QUANTITIES[name].needs)
     return tuple(STATISTICS[need] for need in needed if need in STATISTICS)
 
 
 @functools.cache
+def is_per_sample(name: QuantityName) -> bool:
+    """Whether a quantity takes each sample's contribution to the gradient."""
+    return any(need in SAMPLE_STATISTICS for need in QUANTITIES[name].needs)
+
+
+@functools.cache
 def inputs_of(name: QuantityName) -> frozenset[str]:
-    """Which of ``gradient``, ``weight`` and ``update`` a quantity is made of."""
+    """Which of ``gradient``, ``weight``, ``update`` and ``samples`` a quantity is made of."""
     if "histogram" in QUANTITIES[name].needs:
         return frozenset({"gradient"})
-    inputs: frozenset[str] = frozenset().union(*(s.inputs for s in statistics_for([name])))
+    samples = frozenset({"samples"} if is_per_sample(name) else ())
+    inputs: frozenset[str] = samples.union(*(s.inputs for s in statistics_for([name])))
     return inputs

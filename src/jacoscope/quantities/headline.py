@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jacoscope.config import QuantityName
 from jacoscope.quantities._quantity import FloatArray
 from jacoscope.quantities._table import QUANTITIES
 
-__all__ = ["HEADLINES", "Headline"]
+__all__ = ["HEADLINES", "SAMPLE_HEADLINES", "Headline"]
 
 Statistics = Mapping[str, FloatArray]
 
@@ -139,3 +140,15 @@ HEADLINES: tuple[Headline, ...] = (
     ),
 )
 """The headline scalars; ``coverage``, the share of trainable scalars measured, is added to them."""
+
+SAMPLE_HEADLINES: tuple[QuantityName, ...] = (
+    "sample_grad_norm",
+    "sample_grad_norm_max",
+    "sample_alignment",
+    "noise_scale",
+    "grad_diversity",
+    "coherence",
+    "gsnr",
+    "fisher_trace",
+)
+"""The per-sample quantities that are also scalars on the whole model, where they are asked for."""

@@ -27,6 +27,7 @@ class RunBuilder:
         self._described: dict[str, Any] = {}
         self._units: dict[str, str] = {}
         self._missing: dict[int, list[dict[str, Any]]] = {}
+        self._samples: dict[int, dict[str, Any]] = {}
 
     def add(
         self, step: int, wall_time: float, tag: str, schema: dict[str, Any], value: Any
@@ -37,6 +38,9 @@ class RunBuilder:
         elif tag == ".status":
             self._status = json.loads(array.item())
             self._note_status(step)
+        elif tag == ".samples":
+            epoch = json.loads(array.item())
+            self._samples[epoch["epoch"]] = epoch
         elif tag == ".steps":
             self._begin(step, int(array[0]), wall_time)
         else:
@@ -111,4 +115,6 @@ class RunBuilder:
             missing,
             self._units,
             self._described,
+            self._samples,
+            self._status.get("samples", {}),
         )

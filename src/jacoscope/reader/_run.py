@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from jacoscope.errors import nearest
+from jacoscope.reader._samples import board_frame, sample_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +34,15 @@ class Run:
         left_out: One row per parameter that is not watched, with the reason.
         missing: One row per value that is missing: step, quantity, parameter (``*`` for all) and
             reason.
+        samples: One row per epoch and sample seen in it, with its last values in the epoch: id,
+            label, loss, norm of its gradient, the norm's running mean over epochs, alignment with
+            its batch and with its class, …; ``nan`` where not known.
+        capture: One row per parameter whose per-sample gradients were captured: the rules that it
+            went by, how samples were told apart, and its relative error against masked
+            back-propagation; as last recorded.
+        coupled: Layers that couple the samples (batch normalisation in training mode).
+        leaderboards: One row per epoch, board and place: the samples that stand out. ``layer`` is
+            that of a layer's board, whose norms and alignments are over the layer alone.
     """
 
     def __init__(
@@ -44,10 +55,20 @@ class Run:
         missing: pd.DataFrame,
         units: dict[str, str],
         described: dict[str, Any],
+        epochs: Mapping[int, Mapping[str, Any]],
+        capture: Mapping[str, Any],
     ) -> None:
         import pandas as pd
 
         self.path = path
+        self.capture = pd.DataFrame(
+            [
+                (name, rule, capture["layouts"].get(name), capture["verification"].get(name))
+                for name, rule in capture.get("rules", {}).items()
+            ],
+            columns=["parameter", "rule", "layout", "verification"],
+        ).set_index("parameter")
+        self.coupled = tuple(capture.get("coupled", ()))
         self.group = group
         self.units = units
         self.steps = steps
@@ -58,6 +79,8 @@ class Run:
         self.left_out = pd.DataFrame(
             described.get("left_out", []), columns=["parameter", "layer", "reason"]
         )
+        self.samples = sample_frame(epochs)
+        self.leaderboards = board_frame(epochs)
         self._values = values
         self._histograms = histograms
 

@@ -8,7 +8,7 @@ from math import isnan
 import yaml
 
 from jacoscope.config import MonitorConfig
-from jacoscope.quantities import HEADLINES, QUANTITIES
+from jacoscope.quantities import HEADLINES, QUANTITIES, SAMPLE_HEADLINES, is_per_sample
 from jacoscope.record import GradientInfo
 from jacoscope.selection import Selection
 from jacoscope.sinks._sink import RunInfo
@@ -16,6 +16,20 @@ from jacoscope.sinks._sink import RunInfo
 __all__ = ["card_text"]
 
 _REASONS_SHOWN = 20
+_SAMPLE_CHECKS = [
+    (
+        "sample_closure",
+        "largest |Σᵢ cᵢ − g| / Σᵢ |cᵢ| along a random direction",
+        "1",
+        "How exactly the per-sample gradients add up to the gradient: rounding, about 1e-6.",
+    ),
+    (
+        "sample_coverage",
+        "scalars with per-sample gradients / trainable scalars",
+        "1",
+        "Share of the model that the per-sample numbers are on.",
+    ),
+]
 
 
 def card_text(run: RunInfo, gradient: GradientInfo) -> str:
@@ -30,9 +44,10 @@ def card_text(run: RunInfo, gradient: GradientInfo) -> str:
             "# Jacoscope: what this run records",
             _watched(run.selection),
             _gradient(gradient),
-            _headline(run.config),
+            _headline(run),
             _pictures(run),
             _single(run),
+            _samples(run),
             _quantities(run.selection),
             _left_out(run.selection),
             _config(run.config),
@@ -63,16 +78,32 @@ def _gradient(gradient: GradientInfo) -> str:
     )
 
 
-def _headline(config: MonitorConfig) -> str:
-    if not config.output.headline:
+def _headline(run: RunInfo) -> str:
+    if not run.config.output.headline:
         return ""
-    group = config.output.group
+    group = run.config.output.group
     rows = [(item.name, item.formula, item.unit, item.reading) for item in HEADLINES]
     share = "Share of the model that these numbers are on."
     rows.append(("coverage", "measured / trainable scalars", "1", share))
+    asked = _asked(run.selection)
+    found = [QUANTITIES[name] for name in SAMPLE_HEADLINES if name in asked]
+    rows += [(str(item.name), item.formula, item.unit, item.reading) for item in found]
+    if any(map(is_per_sample, asked)):
+        rows += _SAMPLE_CHECKS
     return (
         f"## Headline scalars\n\nScalars `{group}/…`; sums run over all watched parameters that "
         f"measure them.\n\n{_table('scalar', rows)}"
+    )
+
+
+def _samples(run: RunInfo) -> str:
+    if not any(map(is_per_sample, _asked(run.selection))) or not run.config.samples.leaderboard:
+        return ""
+    group = run.config.output.group
+    return (
+        f"## Samples\n\nTexts `{group}_samples/…` and images `{group}_samples_pictures/…`, once an "
+        "epoch: the captured samples with the largest gradients and those that pull against the "
+        "others. Only captured steps show samples; `schedule: {every: 1}` shows all of them."
     )
 
 

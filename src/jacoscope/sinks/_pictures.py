@@ -59,7 +59,7 @@ class Pictures:
     def write(self, record: StepRecord) -> None:
         """Take up a captured step, and draw if it is time."""
         for item in record.records:
-            if item.quantity not in self._quantities:
+            if item.quantity not in self._quantities or item.axis.is_of_groups:
                 continue
             key = (str(item.quantity), item.axis.digest)
             if key not in self._histories:

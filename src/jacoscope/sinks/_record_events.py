@@ -7,20 +7,25 @@ Tags, with the monitor's group and the digest of the axis:
 - ``jacoscope/GROUP/.steps``: the epoch of every captured step, shape (1,).
 - ``jacoscope/GROUP/.status``: a text, written when it changes: which gradient the numbers are of,
   and what is missing and why.
+- ``jacoscope/GROUP/.samples``: a text per epoch, at its last step: the sample leaderboards and the
+  numbers of all samples seen, without images.
 - ``jacoscope/GROUP/.run``: a text: configuration, parameters, reasons for what is left out.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from jacoscope.leaderboard import EpochBoards
 from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES
 from jacoscope.record import SCHEMA_VERSION, Record, StepRecord
 from jacoscope.sinks._events import EventWriter, add_values, tensor_value, text_value
+from jacoscope.sinks._sample_record import describe_boards
 from jacoscope.sinks._sink import RunInfo
 
 __all__ = ["RecordEvents", "describe_run"]
@@ -60,6 +65,13 @@ class RecordEvents:
             values.append(self._text(".status", status))
             self._status = status
         add_values(self._writer, values, record.step)
+
+    def write_boards(self, boards: EpochBoards) -> None:
+        """Write the samples of an epoch as an event of their own."""
+        # Ids may hold characters that have no encoding, such as those of damaged file names; JSON
+        # in ASCII does.
+        text = json.dumps(describe_boards(boards), separators=(",", ":"), allow_nan=False)
+        add_values(self._writer, [self._text(".samples", text)], boards.step)
 
     def _tensor(self, tag: str, array: Any, schema: dict[str, Any]) -> Any:
         return tensor_value(tag, array, self._first(tag, schema))
@@ -139,4 +151,11 @@ def _status(record: StepRecord) -> dict[str, Any]:
         "gradient": vars(record.gradient),
         "missing": record.missing,
         "withheld": dict(record.withheld),
+        **({"samples": _steady(record.capture)} if record.capture else {}),
     }
+
+
+def _steady(capture: Mapping[str, Any]) -> dict[str, Any]:
+    """How samples were captured; errors in two digits, which change seldom."""
+    errors = {name: float(f"{error:.1e}") for name, error in capture["verification"].items()}
+    return {**capture, "verification": errors}

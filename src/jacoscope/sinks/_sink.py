@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jacoscope.config import MonitorConfig
+from jacoscope.leaderboard import EpochBoards
 from jacoscope.record import StepRecord
 from jacoscope.selection import Selection
 
@@ -43,6 +44,9 @@ class Sink(abc.ABC):
     def write(self, record: StepRecord) -> None:
         """Write one captured step."""
 
+    def write_boards(self, boards: EpochBoards) -> None:  # noqa: B027
+        """Write the sample leaderboards of an epoch; sinks that have no place for them do not."""
+
     @abc.abstractmethod
     def close(self) -> None:
         """Write what is still to be written and let go of every resource."""
@@ -61,12 +65,14 @@ class MemorySink(Sink):
 
     Attributes:
         records: What was written, in order.
+        boards: The sample leaderboards of each epoch, in order.
     """
 
     subject = "keeping records in memory"
 
     def __init__(self) -> None:
         self.records: list[StepRecord] = []
+        self.boards: list[EpochBoards] = []
 
     def open(self, run: RunInfo) -> None:
         """Nothing to note."""
@@ -74,6 +80,10 @@ class MemorySink(Sink):
     def write(self, record: StepRecord) -> None:
         """Keep the record."""
         self.records.append(record)
+
+    def write_boards(self, boards: EpochBoards) -> None:
+        """Keep the boards."""
+        self.boards.append(boards)
 
     def close(self) -> None:
         """Nothing to let go of."""

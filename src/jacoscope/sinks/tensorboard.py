@@ -9,12 +9,15 @@ import numpy as np
 
 from jacoscope.config import Output
 from jacoscope.faults import Faults
+from jacoscope.leaderboard import EpochBoards
 from jacoscope.plan import lanes_of
 from jacoscope.quantities import HEADLINES, HISTOGRAM_EDGES
 from jacoscope.record import Record, StepRecord
 from jacoscope.sinks._card import card_text
 from jacoscope.sinks._pictures import Pictures
 from jacoscope.sinks._record_events import RecordEvents
+from jacoscope.sinks._sample_pictures import SamplePictures
+from jacoscope.sinks._sample_tables import sample_tables
 from jacoscope.sinks._sink import RunInfo, Sink
 
 if TYPE_CHECKING:
@@ -39,6 +42,10 @@ class TensorBoardSink(Sink):
     - ``GROUP_layers_by_step/QUANTITY``: pictures.
     - ``GROUP_gradients/PARAMETER``: histograms of ``grad_histogram``.
     - ``GROUP_parameters_QUANTITY/PARAMETER``: scalars per parameter, where asked for.
+    - ``GROUP_samples/BOARD``: tables of the samples that stand out in an epoch; those of all layers
+      are in ``GROUP_samples/largest_gradient_by_layer``.
+    - ``GROUP_samples_pictures/BOARD``: the samples themselves, where they are images, unless
+      ``output.pictures`` is empty.
     - ``GROUP/about``: the text card.
     - ``jacoscope/GROUP/…``: the full record, for ``read_run``.
     """
@@ -60,6 +67,8 @@ class TensorBoardSink(Sink):
         self._writes_headline = headline and output.headline
         self._events = RecordEvents(writer, output.group)
         self._pictures = Pictures(writer, output.group, output.pictures)
+        is_wanted = bool(output.pictures)
+        self._sample_pictures = SamplePictures(writer, output.group, is_wanted)
         self._faults = faults or Faults("warn")
         self._unexplained: RunInfo | None = None
 
@@ -88,10 +97,21 @@ class TensorBoardSink(Sink):
         with self._faults.contain("drawing pictures", self._pictures.stop):
             self._pictures.write(record)
 
+    def write_boards(self, boards: EpochBoards) -> None:
+        """Write the sample leaderboards of an epoch."""
+        for name, text in sample_tables(boards):
+            self._writer.add_text(f"{self._output.group}_samples/{name}", text, boards.step)
+        if self._output.records:
+            self._events.write_boards(boards)
+        with self._faults.contain("drawing samples", self._sample_pictures.stop):
+            self._sample_pictures.write(boards)
+
     def close(self) -> None:
         """Draw the last pictures, and flush or close the event file."""
         with self._faults.contain("drawing pictures", self._pictures.stop):
             self._pictures.draw()
+        with self._faults.contain("drawing samples", self._sample_pictures.stop):
+            self._sample_pictures.draw()
         self._writer.flush()
         if self._owns_writer:
             self._writer.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ class Use:
         layouts: Of each output, which sample each element belongs to.
         input_shapes: Shapes of all of the node's inputs that want a gradient.
         samples: Number of samples.
+        shared: Where rules keep what the uses of one node have in common; it is let go of when
+            the last of them has been served.
     """
 
     node: Any
@@ -40,6 +42,7 @@ class Use:
     layouts: tuple[Layout | None, ...]
     input_shapes: tuple[Shape | None, ...]
     samples: int
+    shared: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def grad(self) -> Tensor:

@@ -16,7 +16,7 @@ from jacoscope.capturing.rules._call import Use
 __all__ = ["generic_rule"]
 
 
-def generic_rule(use: Use, *, batched: bool = True) -> DenseTerm:
+def generic_rule(use: Use, *, batched: bool = True, only: Tensor | None = None) -> DenseTerm:
     """What the node makes of each sample's part of the gradient.
 
     Right for every differentiable operation, since its derivative is linear in the gradient of its
@@ -26,11 +26,14 @@ def generic_rule(use: Use, *, batched: bool = True) -> DenseTerm:
     Args:
         use: The use.
         batched: Whether to run several samples at once.
+        only: Make the rows of these samples alone, shape (K,).
 
     Raises:
         LayoutError: If the samples of an output cannot be told apart.
     """
-    masks = [None if grad is None else _mask(use, place) for place, grad in enumerate(use.grads)]
+    masks = [
+        None if grad is None else _mask(use, place, only) for place, grad in enumerate(use.grads)
+    ]
 
     def contribution(selected: Sequence[Tensor | None]) -> Tensor:
         grads = [
@@ -63,12 +66,12 @@ def generic_rule(use: Use, *, batched: bool = True) -> DenseTerm:
 _CHUNK = 64
 
 
-def _mask(use: Use, place: int) -> Tensor:
+def _mask(use: Use, place: int, only: Tensor | None) -> Tensor:
     layout, shape = use.layouts[place], use.output_shapes[place]
     if layout is None or shape is None:
         raise LayoutError("the samples of an output cannot be told apart")
     grad = use.grads[place]
     assert grad is not None
     owners = layout.samples(shape, grad.device)
-    each = torch.arange(use.samples, device=grad.device)
+    each = torch.arange(use.samples, device=grad.device) if only is None else only
     return owners.unsqueeze(0) == each.view(-1, *[1] * owners.dim())

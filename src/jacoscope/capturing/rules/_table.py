@@ -10,6 +10,7 @@ from jacoscope.capturing.rules import (
     _elementwise,
     _linear,
     _normalization,
+    _recurrent,
     _table_lookup,
 )
 from jacoscope.capturing.rules._call import Use
@@ -47,6 +48,10 @@ RULES: dict[tuple[str, int], Rule] = {
     ("CudnnBatchNorm", 2): _normalization.channel_bias_rule,
     ("MiopenBatchNorm", 1): _normalization.batch_norm_weight_rule,
     ("MiopenBatchNorm", 2): _normalization.channel_bias_rule,
+    ("MkldnnRnnLayer", 1): _recurrent.lstm_input_weight_rule,
+    ("MkldnnRnnLayer", 2): _recurrent.lstm_hidden_weight_rule,
+    ("MkldnnRnnLayer", 3): _recurrent.lstm_bias_rule,
+    ("MkldnnRnnLayer", 4): _recurrent.lstm_bias_rule,
     ("Embedding", 0): _table_lookup.embedding_rule,
     ("EmbeddingBag", 0): _table_lookup.embedding_bag_rule,
     ("Index", 0): _table_lookup.index_rule,

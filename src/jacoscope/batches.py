@@ -1,0 +1,119 @@
+"""What a batch holds: how many samples, their labels, the samples themselves.
+
+A path into a batch names keys, places or attributes, joined by dots: ``image``, ``1``,
+``inputs.input_ids``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jacoscope.errors import ConfigError, nearest
+
+__all__ = ["batch_size_of", "labels_of", "pick", "rows_of", "tensors_of"]
+
+_DEPTH = 8
+
+
+def tensors_of(batch: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in a batch with its path, in order.
+
+    Args:
+        batch: Tensors, mappings, sequences and dataclasses, nested.
+        path: Path of ``batch`` itself.
+        depth: How deep it is nested.
+    """
+    if isinstance(batch, Tensor):
+        yield path, batch
+        return
+    if depth > _DEPTH:
+        return
+    for key, value in _entries(batch):
+        yield from tensors_of(value, f"{path}.{key}" if path else key, depth + 1)
+
+
+def batch_size_of(batch: Any) -> int | None:
+    """The number of samples: the first dimension of the first tensor that has one.
+
+    Batches of graphs that say how many graphs they hold (``num_graphs``) are taken at their word.
+    """
+    graphs = getattr(batch, "num_graphs", None)
+    if isinstance(graphs, int):
+        return graphs
+    sizes = [tensor.shape[0] for _, tensor in tensors_of(batch) if tensor.dim()]
+    return int(sizes[0]) if sizes else None
+
+
+def rows_of(batch: Any) -> Tensor | None:
+    """Which graph each row belongs to, in a batch of graphs that says so."""
+    if not isinstance(getattr(batch, "num_graphs", None), int):
+        return None
+    owners = getattr(batch, "batch", None)
+    return owners if isinstance(owners, Tensor) else None
+
+
+def labels_of(batch: Any, samples: int) -> Tensor | None:
+    """Class labels: the one tensor of integers of shape (N,), by name where there are several."""
+    found = {
+        path: tensor
+        for path, tensor in tensors_of(batch)
+        if tensor.shape in ((samples,), (samples, 1)) and _is_integer(tensor)
+    }
+    if len(found) > 1:
+        found = {path: each for path, each in found.items() if _is_label(path)}
+    if len(found) != 1:
+        return None
+    return next(iter(found.values())).detach().flatten()
+
+
+def pick(batch: Any, path: str, key: str = "") -> Any:
+    """What stands at a path in a batch.
+
+    Args:
+        batch: The batch.
+        path: The path, such as ``image`` or ``1.labels``.
+        key: Where the path comes from in the configuration, for the error.
+
+    Raises:
+        ConfigError: If nothing stands there.
+    """
+    here = batch
+    for part in path.split("."):
+        entries = dict(_entries(here))
+        if part in entries:
+            here = entries[part]
+        elif hasattr(here, part):
+            here = getattr(here, part)
+        else:
+            raise ConfigError(
+                f"{path!r} is not in the batch, which has no {part!r} there; "
+                f"{nearest(part, entries)}",
+                key=key,
+            )
+    return here
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((str(key), each) for key, each in value.items())
+    elif isinstance(value, list | tuple):
+        names = getattr(value, "_fields", None)
+        for place, each in enumerate(value):
+            yield (names[place] if names else str(place)), each
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield field.name, getattr(value, field.name)
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
+
+
+def _is_label(path: str) -> bool:
+    last = path.rpartition(".")[2].lower()
+    return any(word in last for word in ("label", "target", "class")) or last in ("y", "1")

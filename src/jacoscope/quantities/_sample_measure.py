@@ -1,0 +1,104 @@
+"""From a parameter's Jacobian to what per-sample statistics need, without waiting for the device.
+
+Shape suffixes: N samples, P scalars of the parameter, C scalars of a chunk of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from jacoscope.config import QuantityName
+from jacoscope.jacobian import Jacobian, measure
+from jacoscope.quantities._blocks import accumulation_dtype
+from jacoscope.quantities._table import QUANTITIES
+
+__all__ = ["SampleNeeds", "SampleTensors", "measure_samples", "sample_needs"]
+
+_CHUNK = 2**21
+
+
+@dataclass(frozen=True)
+class SampleNeeds:
+    """What has to be asked of the Jacobians beyond each sample's norm.
+
+    Args:
+        gram: The samples' inner products.
+        columns: Each scalar's sum of squares.
+    """
+
+    gram: bool = False
+    columns: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class SampleTensors:
+    """What one backward says of one parameter's samples, on its device.
+
+    Args:
+        sq_N: |c_i|², shape (N,).
+        dot_N: c_i·G_b, shape (N,), where G_b is this backward's own gradient.
+        gram_NN: c_i·c_k, shape (N, N), if it was asked for.
+        scalars: What was reduced from the columns, one number by statistic.
+    """
+
+    sq_N: Tensor
+    dot_N: Tensor
+    gram_NN: Tensor | None
+    scalars: Mapping[str, Tensor]
+
+
+def sample_needs(names: Iterable[QuantityName]) -> SampleNeeds:
+    """What these quantities need; those that are not per sample need nothing."""
+    needs = {need for name in names for need in QUANTITIES[name].needs}
+    return SampleNeeds(
+        gram=any(need.startswith(("pair_", "gram_")) for need in needs),
+        columns=any(need.startswith("column_") for need in needs),
+    )
+
+
+@torch.no_grad()
+def measure_samples(jacobian: Jacobian, grad: Tensor, needs: SampleNeeds) -> SampleTensors:
+    """All that is needed in one go, so that rows are made at most once for it.
+
+    Args:
+        jacobian: The parameter's contributions in one backward.
+        grad: That backward's gradient, their sum, in the parameter's shape and with the same loss
+            scale, if there is one; it may be sparse or of lower precision.
+        needs: What is needed.
+    """
+    dense = (grad if grad.layout is torch.strided else grad.to_dense()).detach()
+    wants = ["row_sq_norms"]
+    wants += ["gram"] if needs.gram else []
+    wants += ["column_sq_norms"] if needs.columns else []
+    measured = measure(jacobian, wants)
+    gram_NN = measured.get("gram")
+    return SampleTensors(
+        sq_N=measured["row_sq_norms"],
+        dot_N=jacobian.matvec(dense) if gram_NN is None else gram_NN.sum(dim=1),
+        gram_NN=gram_NN,
+        scalars=_of_columns(measured["column_sq_norms"], dense, jacobian) if needs.columns else {},
+    )
+
+
+def _of_columns(column_sq: Tensor, grad: Tensor, jacobian: Jacobian) -> dict[str, Tensor]:
+    """The columns' statistics, a chunk of scalars at a time, so that temporaries stay small."""
+    dtype = accumulation_dtype(column_sq.device)
+    samples = jacobian.samples
+    # What rounding may have added to a sum of squares over the samples, and to a squared gradient.
+    slack = samples * torch.finfo(jacobian.dtype).eps, 2 * torch.finfo(grad.dtype).eps
+    largest, total, count = torch.zeros(3, dtype=dtype, device=column_sq.device).unbind()
+    sq_P, grad_P = column_sq.reshape(-1), grad.reshape(-1)
+    for start in range(0, sq_P.numel(), _CHUNK):
+        sq_C = sq_P[start : start + _CHUNK].to(dtype)
+        mean_sq_C = grad_P[start : start + _CHUNK].to(dtype).div(samples).square_()
+        spread_C = sq_C - samples * mean_sq_C
+        constant_C = spread_C <= slack[0] * sq_C + slack[1] * samples * mean_sq_C
+        ratio_C = mean_sq_C.mul_(samples - 1).div_(spread_C).sub_(1 / max(samples, 1))
+        largest = torch.maximum(largest, sq_C.amax())
+        total = total + ratio_C.masked_fill_(constant_C, 0.0).sum()
+        count = count + constant_C.logical_not().sum()
+    return {"column_max_sum": largest, "column_snr_sum": total, "column_snr_count": count}

@@ -1,0 +1,120 @@
+"""A picture of the samples on a board: thumbnails in rows, each with its name and numbers."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from jacoscope.leaderboard import Board, Entry, EpochBoards
+from jacoscope.sinks._words import cut, cut_name, number, one_line
+
+__all__ = ["draw_thumbnails"]
+
+_WIDTH, _MARGIN, _HEADER = 1280, 16, 76
+_COLUMNS, _SIDE, _CAPTION, _LINE = 8, 136, 72, 17
+_CELL = (_WIDTH - 2 * _MARGIN) // _COLUMNS
+_INDENT = (_CELL - _SIDE) // 2
+_DPI = 100
+_FRAME, _ABSENT = 0xD0, 0xEC
+_RANKED = {"alignment": ", cos ", "mean_norm": ", mean ", "class_alignment": ", class "}
+
+
+def draw_thumbnails(boards: EpochBoards, board: Board) -> npt.NDArray[np.uint8]:
+    """The picture, shape (height, 1280, 3).
+
+    Images smaller than a thumbnail are enlarged by a whole factor, so that their pixels stay what
+    they are; larger ones are averaged down. A sample that has no image has a grey field.
+
+    Args:
+        boards: The epoch.
+        board: Which of its boards.
+    """
+    rows = -(-len(board.entries) // _COLUMNS)
+    height = _HEADER + rows * (_SIDE + _CAPTION)
+    canvas = np.full((height, _WIDTH, 3), 255, dtype=np.uint8)
+    figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
+    agg = FigureCanvasAgg(figure)
+    _write(figure, (_MARGIN + _INDENT, 12), board.title, fontsize=12.5, fontweight="bold")
+    said = f"epoch {boards.epoch}, {boards.seen:,} samples seen; ids: {boards.id_source}"
+    _write(figure, (_MARGIN + _INDENT, 38), cut(one_line(said), 160), color="#555555")
+    for place, entry in enumerate(board.entries):
+        row, column = divmod(place, _COLUMNS)
+        left = _MARGIN + column * _CELL + _INDENT
+        top = _HEADER + row * (_SIDE + _CAPTION)
+        _paste(canvas, left, top, entry)
+        cell = Bbox.from_extents(left, 0, left + _CELL - 6, height)
+        for index, line in enumerate(_caption(board, entry)):
+            below = top + _SIDE + 5 + index * _LINE
+            weight = "normal" if index else "bold"
+            _write(figure, (left, below), line, fontweight=weight, clip_box=cell, clip_on=True)
+    figure.figimage(canvas)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font lacks
+        agg.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(agg.buffer_rgba())  # type: ignore[no-untyped-call]
+    return pixels[..., :3].copy()
+
+
+def _write(figure: Figure, place: tuple[int, int], text: str, **style: Any) -> None:
+    width, height = figure.get_size_inches() * _DPI
+    x, y = place
+    style = {"fontsize": 8.5, "va": "top", "parse_math": False, **style}
+    figure.text(x / width, 1 - y / height, text, **style)
+
+
+def _paste(canvas: npt.NDArray[np.uint8], left: int, top: int, entry: Entry) -> None:
+    """Put the sample in the middle of its place, in a thin frame."""
+    thing = entry.thing
+    if isinstance(thing, str) or thing is None or not thing.size:
+        canvas[top : top + _SIDE, left : left + _SIDE] = _ABSENT
+        return
+    image = _fitted(thing)
+    height, width = image.shape[:2]
+    top += _SIDE - height  # down to its caption
+    left += (_SIDE - width) // 2
+    canvas[top - 1 : top + height + 1, left - 1 : left + width + 1] = _FRAME
+    canvas[top : top + height, left : left + width] = image
+
+
+def _fitted(thing: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The image in three colours and at a thumbnail's size."""
+    image = Image.fromarray(_coloured(thing))
+    longest = max(image.size)
+    if longest <= _SIDE:
+        factor = _SIDE // longest
+        size = (image.width * factor, image.height * factor)
+        return np.asarray(image.resize(size, Image.Resampling.NEAREST))
+    shares = (side * _SIDE / longest for side in image.size)
+    width, height = (max(1, round(share)) for share in shares)
+    return np.asarray(image.resize((width, height), Image.Resampling.BOX))
+
+
+def _coloured(thing: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Red, green and blue of an image of any number of channels, shape (height, width, 3)."""
+    channels = thing.shape[2]
+    if channels < 3:  # grey, perhaps with something beside it
+        return np.repeat(thing[..., :1], 3, axis=2)
+    if channels == 4:  # the fourth is opacity
+        opacity = thing[..., 3:] / 255
+        blended = thing[..., :3] * opacity + 255 * (1 - opacity)
+        return blended.round().astype(np.uint8)
+    return np.ascontiguousarray(thing[..., :3])
+
+
+def _caption(board: Board, entry: Entry) -> list[str]:
+    """The lines below a thumbnail: id, label, norm and the number of the ranking."""
+    lines = [cut_name(one_line(entry.id), 17)]
+    if entry.label is not None:
+        kind = "" if isinstance(entry.label, str) else "label "
+        lines.append(cut(f"{kind}{one_line(entry.label)}", 22))
+    norm = f"|g| {number(entry.norm)}"
+    if board.ranked_by in _RANKED:
+        norm += f"{_RANKED[board.ranked_by]}{number(getattr(entry, board.ranked_by))}"
+    return [*lines, norm]
