@@ -25,6 +25,7 @@ from jacoscope.cli import main as jacoscope
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 RUNS = {"digits_cnn": "update_ratio", "topics_transformer": "grad_rms"}
+SAMPLES = "sensitivity_samples_pictures/largest_mean_gradient"
 TABS = {"scalars": "#scalars&tagFilter=sensitivity", "histograms": "#histograms"}
 
 
@@ -42,14 +43,16 @@ def train(name: str, folder: str) -> None:
 
 
 def save_drawn(name: str, quantity: str, folder: str) -> None:
-    """Save a run's last layer × step picture of a quantity."""
+    """Save a run's last layer × step picture of a quantity, and its leaderboard if it has one."""
     accumulator = EventAccumulator(
         str(Path(folder) / "runs" / name / "version_0"), {"images": 0}
     ).Reload()
-    drawn = accumulator.Images(f"sensitivity_layers_by_step/{quantity}")[-1]
-    path = IMAGES / f"{name}_{quantity}.png"
-    path.write_bytes(drawn.encoded_image_string)
-    print(path)
+    tags = {f"sensitivity_layers_by_step/{quantity}": quantity, SAMPLES: "samples"}
+    for tag, short in tags.items():
+        if tag in accumulator.Tags()["images"]:
+            path = IMAGES / f"{name}_{short}.png"
+            path.write_bytes(accumulator.Images(tag)[-1].encoded_image_string)
+            print(path)
 
 
 def save_tabs(folder: str, chromium: str) -> None:

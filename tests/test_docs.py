@@ -29,3 +29,25 @@ def test_every_config_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "configs").rglob("*.yaml"):
         assert path.name in readme, f"{path.name} is not described"
+
+
+def test_the_page_on_samples_runs_as_written() -> None:
+    page = (ROOT / "docs" / "samples.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, object] = {}
+    exec(blocks[0], names)
+    again = "loss_of_a_new_forward = model(torch.randn(16, 3)).square().mean()\n"
+    exec(again + blocks[1], names)
+
+
+def test_examples_in_docstrings_run() -> None:
+    import doctest
+
+    from jacoscope import Monitor, capture, verify
+
+    for public in (capture, verify, Monitor):
+        finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+        found = [test for test in finder.find(public, globs={}) if test.examples]
+        assert found
+        assert all(runner.run(test).failed == 0 for test in found)

@@ -17,6 +17,7 @@ from jacoscope.faults import Faults
 from jacoscope.jacobian import Jacobian
 from jacoscope.leaderboard import SampleBatch, Thing
 from jacoscope.quantities import (
+    QUANTITIES,
     FloatArray,
     IntArray,
     SampleArrays,
@@ -138,6 +139,10 @@ class CapturedSamples:
         }
         self._frozen = [t.name for t in targets if t.name not in self._parameters]
         self._needs = {target.name: sample_needs(target.quantities) for target in targets}
+        quantities = {name for target in targets for name in target.quantities}
+        self._statistics = {need for name in quantities for need in QUANTITIES[name].needs}
+        # The noise's running means are made of these.
+        self._statistics |= {"sample_count", "sample_sq_sum"}
         self._groups = groups
         self._config = config
         self._calibrations = calibrations
@@ -241,7 +246,7 @@ class CapturedSamples:
                 for row, names in members.items()
             }
             for row, each in rows.items():
-                found = sample_statistics(each, arrays.classes)
+                found = sample_statistics(each, arrays.classes, self._statistics)
                 known = statistics.get(row)
                 statistics[row] = found if known is None else combine_statistics(known, found)
             if ALL in rows and self._config.leaderboard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from itertools import takewhile
 from typing import Any
 
@@ -20,6 +21,7 @@ from jacoscope.sinks._history import ROWS_PER_PAGE, History, page_count
 
 __all__ = ["draw_heatmap"]
 
+_SUBTITLE = 75
 _NAME_LENGTH = 40
 _ZERO, _NAN, _INFINITE, _MISSING = "#8c8c8c", "#d62728", "#ff7f0e", "#ececec"
 
@@ -105,8 +107,8 @@ def _label(
         f"{quantity.title}{within} by step{which}\n", fontsize=11, loc="left", parse_math=False
     )
     axes.text(
-        0, 1.0, f"{quantity.formula}\n", transform=axes.transAxes, fontsize=8, va="center",
-        color="#444444",
+        0, 1.0, f"{_subtitle(quantity.formula)}\n",
+        transform=axes.transAxes, fontsize=8, va="center", color="#444444",
     )  # fmt: skip
     axes.tick_params(length=2)
     for row in range(1, len(labels)):
@@ -164,3 +166,11 @@ def _short(name: str) -> str:
         return name
     tail = name[-(_NAME_LENGTH * 2 // 3) :]
     return f"{name[: _NAME_LENGTH - len(tail) - 1]}…{tail}"
+
+
+def _subtitle(formula: str) -> str:
+    """A formula as far as it fits on one line; the text card has the whole of it."""
+    for mark in ("; ", ", "):
+        if len(formula) > _SUBTITLE:
+            formula = formula.split(mark)[0]
+    return textwrap.shorten(formula, _SUBTITLE, placeholder=" …")

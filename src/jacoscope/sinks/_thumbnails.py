@@ -13,7 +13,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from jacoscope.leaderboard import Board, Entry, EpochBoards
-from jacoscope.sinks._words import cut, cut_name, number, one_line
+from jacoscope.sinks._words import cut, cut_name, one_line
 
 __all__ = ["draw_thumbnails"]
 
@@ -114,7 +114,7 @@ def _caption(board: Board, entry: Entry) -> list[str]:
     if entry.label is not None:
         kind = "" if isinstance(entry.label, str) else "label "
         lines.append(cut(f"{kind}{one_line(entry.label)}", 22))
-    norm = f"|g| {number(entry.norm)}"
+    norm = f"|g| {entry.norm:.2g}"
     if board.ranked_by in _RANKED:
-        norm += f"{_RANKED[board.ranked_by]}{number(getattr(entry, board.ranked_by))}"
+        norm += f"{_RANKED[board.ranked_by]}{getattr(entry, board.ranked_by):.2g}"
     return [*lines, norm]
