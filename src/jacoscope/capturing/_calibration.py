@@ -70,7 +70,7 @@ class Calibrations:
         """
         key = (graph.signature, tuple(parameters), samples, None if index is None else len(index))
         known = self._known.get(key)
-        if known is not None and known.plan.is_stable:
+        if known is not None and known.plan.is_stable and known.plan.pins.hold(graph):
             if index is None:
                 return known
             # Layouts refer to the user's index, which is another one in every batch.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from jacoscope.capturing._layout import Layout
+from jacoscope.capturing._pins import Pins
 from jacoscope.capturing._views import View
 from jacoscope.capturing._walk import Edge, Shape
 
@@ -71,6 +72,7 @@ class CapturePlan:
         coupled: What couples the samples: batch normalisations in training mode.
         cuts: By node behind such a coupling, the layout of its outputs.
         frontier: By node, the layouts at the frontier.
+        pins: Indices that it depends on.
         is_stable: Whether it holds for all graphs of this structure.
         one_by_one: Nodes and inputs whose derivative cannot be run for several samples at once;
             found in the rehearsal.
@@ -87,5 +89,6 @@ class CapturePlan:
     coupled: tuple[str, ...] = ()
     cuts: Mapping[int, tuple[Layout | None, ...]] = field(default_factory=dict)
     frontier: Mapping[int, tuple[Layout | None, ...]] = field(default_factory=dict)
+    pins: Pins = Pins({})
     is_stable: bool = True
     one_by_one: set[tuple[int, int]] = field(default_factory=set)

@@ -11,6 +11,7 @@ from torch import Tensor
 from jacoscope.capturing._coding import Flow, Reading, read_layouts
 from jacoscope.capturing._frontier import LAST, Frontier, find_frontier, is_parameter_only
 from jacoscope.capturing._layout import Layout, Regular
+from jacoscope.capturing._pins import Pins, moved_by_index
 from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
 from jacoscope.capturing._views import VIEWS, View, apply_views, view_of
 from jacoscope.capturing._walk import Edge, Graph, Shape, operation_of
@@ -179,6 +180,7 @@ class _Planner:
             ),
             cuts=cuts,
             frontier=self.frontier.layouts,
+            pins=Pins.of(self.graph, readings, free),
             is_stable=all(layout.is_stable for layout in layouts),
         )
         return plan, self._doubts(readings)
@@ -227,6 +229,15 @@ class _Planner:
             and name not in VIEWS
             and not self.certain[node]
         ]
+        # What an index is applied to tells which of its dimensions is the samples'.
+        sources = {
+            edge[0]
+            for node in asked
+            if moved_by_index(self.graph.names[node])
+            for edge in self.graph.inputs[node]
+            if edge is not None and edge[0] in below and not self.graph.is_leaf(edge[0])
+        }
+        asked = [*asked, *sources.difference(asked)]
         norms = [node for node, name in enumerate(names) if self._couples(node, name)]
         cuts: dict[int, tuple[Layout | None, ...]] = {}
         guesses = {node: self._guess(node) for node in norms}

@@ -18,6 +18,13 @@ Edge = tuple[int, int]
 
 Shape = tuple[int, ...]
 
+_PLACES = {
+    "SelectBackward0": "_saved_index",
+    "SliceBackward0": "_saved_start",
+    "PermuteBackward0": "_saved_dims",
+    "TransposeBackward0": "_saved_dim0",
+}
+
 _LEAF = "torch::autograd::AccumulateGrad"
 
 
@@ -44,7 +51,16 @@ class Graph:
     @cached_property
     def signature(self) -> int:
         """A hash of structure and shapes: graphs with the same one are read the same way."""
-        return hash((self.names, self.inputs, self.shapes, tuple(sorted(self.leaves.items()))))
+        leaves = tuple(sorted(self.leaves.items()))
+        return hash((self.names, self.inputs, self.shapes, leaves, self._places()))
+
+    def _places(self) -> tuple[object, ...]:
+        """Which part of a tensor is taken where a part is: as shapes do not tell."""
+        return tuple(
+            getattr(node, _PLACES[name])
+            for node, name in zip(self.nodes, self.names, strict=True)
+            if name in _PLACES
+        )
 
     @cached_property
     def consumers(self) -> tuple[tuple[tuple[int, int], ...], ...]:
