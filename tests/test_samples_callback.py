@@ -159,13 +159,17 @@ def test_the_sum_over_samples_as_loss(sink: MemorySink, tmp_path: Path) -> None:
     check_steps(sink, witness, module, reduction="sum")
 
 
-def test_values_do_not_depend_on_the_reduction(sink: MemorySink, tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [1, 2])
+def test_values_do_not_depend_on_the_reduction(
+    window: int, sink: MemorySink, tmp_path: Path
+) -> None:
     """A sample's own gradient is the same whether the loss adds samples up or averages them."""
     for reduction in ("mean", "sum"):
         module = Learner(perceptron(torch.float64), reduction=reduction)
         monitor = watching(loss_reduction=reduction)
-        loader = loader_of(rows_of_pairs(8, torch.float64))
-        fit(tmp_path, module, loader, monitor, precision="64-true")
+        loader = loader_of(rows_of_pairs(8 * window, torch.float64))
+        options: dict[str, Any] = {"precision": "64-true", "accumulate_grad_batches": window}
+        fit(tmp_path, module, loader, monitor, **options)
     mean, total = (values_of(record) for record in sink.records)
     for row in mean:
         for name in PER_SAMPLE:
@@ -374,7 +378,6 @@ def test_batches_of_any_make(
     same(sink.records[0], plain)
 
 
-
 def test_the_configured_batch_size(
     plain: dict[str, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -472,18 +475,30 @@ def test_labels_from_the_batch(sink: MemorySink, tmp_path: Path) -> None:
     assert not math.isnan(values_of(sink.records[0])["(all)"]["stiffness_within"])
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("window", [1, 2, 3])
 def test_losses_and_norms_on_the_board_are_the_samples_own(
-    sink: MemorySink, tmp_path: Path
+    window: int, reduction: str, sink: MemorySink, tmp_path: Path
 ) -> None:
+    """Samples of different batches compare: 8, 8 and 4 of them, in windows full and not.
+
+    The learning rate is zero, so that all of them meet the same weights.
+    """
     network = perceptron(torch.float64)
-    dataset = rows_of_pairs(8, torch.float64)
-    batch = next(iter(loader_of(dataset)))
+    dataset = rows_of_pairs(20, torch.float64)
+    batch = next(iter(loader_of(dataset, batch_size=20)))
     losses = cross_entropies(network, batch).tolist()
-    rows = alone(network, cross_entropies, batch, 8, 1.0)
+    rows = alone(network, cross_entropies, batch, 20, 1.0)
     norms = np.linalg.norm(np.concatenate(list(rows.values()), axis=1), axis=1)
-    monitor = watching()
-    fit(tmp_path, Learner(network), loader_of(dataset), monitor, precision="64-true")
-    columns = sink.boards[0].columns
+    module = Learner(network, reduction=reduction)
+    module.configure_optimizers = lambda: torch.optim.SGD(  # type: ignore[method-assign]
+        network.parameters(), lr=0.0
+    )
+    options: dict[str, Any] = {"precision": "64-true", "accumulate_grad_batches": window}
+    fit(tmp_path, module, loader_of(dataset), watching(loss_reduction=reduction), **options)
+    (boards,) = sink.boards
+    columns = boards.columns
+    assert sorted(map(str, columns.ids)) == sorted(map(str, range(20)))
     for place, name in enumerate(columns.ids):
         assert isinstance(name, int)
         assert columns.losses[place] == pytest.approx(losses[name], rel=1e-9)
@@ -519,6 +534,37 @@ def test_a_wrong_path_gets_one_sentence_and_training_goes_on(
         assert f"samples.{key}" in record.withheld["coherence"]
         assert {each.quantity for each in record.records} == {"grad_norm"}
         assert record.headline["sample_coverage"] == 0.0
+
+
+@pytest.mark.filterwarnings("default::jacoscope.faults.MonitorWarning")
+@pytest.mark.parametrize("key", ["id", "label"])
+def test_a_path_to_something_else_than_samples_is_said(
+    key: str, sink: MemorySink, tmp_path: Path
+) -> None:
+    """What the user asked for is not replaced by something else without a word."""
+
+    def collate(pairs: list[Any]) -> dict[str, Any]:
+        return {**as_dict(pairs), "source": torch.arange(3)}
+
+    loader = loader_of(rows_of_pairs(16), collate_fn=collate)
+    monitor = watching(**{"label": "label", key: "source"}, on_error="warn")
+    said = quietly(tmp_path, Learner(perceptron(), from_dict), loader, monitor)
+    assert len(said) == 1, said
+    assert f"samples.{key}: 'source'" in said[0]
+    assert "3" in said[0]
+    assert "8" in said[0]
+
+
+def test_a_last_batch_other_than_the_configured_size(sink: MemorySink, tmp_path: Path) -> None:
+    loader = loader_of(rows_of_pairs(20))
+    monitor = watching(batch_size=8, on_error="warn")
+    assert quietly(tmp_path, Learner(perceptron()), loader, monitor) == []
+    assert [record.headline["sample_coverage"] for record in sink.records] == [1, 1, 0]
+    for record in sink.records[:2]:
+        assert not record.missing
+    reasons = sink.records[2].missing["coherence"]
+    assert set(reasons) >= {*NAMES, "(all)"}
+    assert all("dimension of 8 samples" in reason for reason in reasons.values())
 
 
 # What cannot be captured.
@@ -688,9 +734,7 @@ def test_off_the_captured_steps_nothing_is_read(
     assert len(captured) == 3
 
 
-def test_an_exception_in_training_leaves_nothing_attached(
-    sink: MemorySink, tmp_path: Path
-) -> None:
+def test_an_exception_in_training_leaves_nothing_attached(sink: MemorySink, tmp_path: Path) -> None:
     """The backward itself fails, with the graph's hooks in place."""
     module = Learner(perceptron())
     monitor = watching()

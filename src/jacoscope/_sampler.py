@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler
+
+from jacoscope.faults import Faults
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -27,10 +30,26 @@ class SampledIndices:
     def __init__(self) -> None:
         self._batch_sampler: BatchSampler | None = None
         self._listener: _Listener | None = None
+        self._source: Any = None
+
+    def expect(self, trainer: Trainer, faults: Faults) -> None:
+        """Listen as soon as there is a loader: its workers draw ahead before the first epoch."""
+        self._source = source = trainer.fit_loop._data_source
+        given = source.dataloader
+
+        def dataloader() -> Any:
+            loader = given()
+            with faults.contain("watching the sampler"):
+                self._listen_to(loader)
+            return loader
+
+        source.dataloader = dataloader  # type: ignore[method-assign]
 
     def watch(self, trainer: Trainer) -> None:
         """Listen to the training data's sampler, if there is one to listen to."""
-        loader: Any = trainer.train_dataloader
+        self._listen_to(trainer.train_dataloader)
+
+    def _listen_to(self, loader: Any) -> None:
         sampler = getattr(loader, "batch_sampler", None)
         if sampler is self._batch_sampler and self._listener is not None:
             return
@@ -48,6 +67,13 @@ class SampledIndices:
         if self._batch_sampler is not None and self._listener is not None:
             self._batch_sampler.sampler = self._listener.inner
         self._batch_sampler = self._listener = None
+
+    def forget(self) -> None:
+        """Listen no more, and put everything back as it was."""
+        self.release()
+        if self._source is not None:
+            vars(self._source).pop("dataloader", None)
+        self._source = None
 
     def of_batch(self, batch_idx: int) -> tuple[str, Sequence[str | int]] | None:
         """Where ids come from, and the ids of a batch of the epoch; ``None`` if unknown."""
@@ -81,4 +107,5 @@ class _Listener(Sampler[int]):
     def batch(self, batch_idx: int) -> list[int] | None:
         start = batch_idx * self._batch_size
         ids = self._drawn[start : start + self._batch_size]
-        return ids if ids and all(isinstance(index, int) for index in ids) else None
+        whole = all(isinstance(index, Integral) for index in ids)
+        return [int(index) for index in ids] if ids and whole else None

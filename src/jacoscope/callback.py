@@ -149,6 +149,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
             monitor.load_state_dict(self._state)
             self._session = _Session(monitor)
             self._session.samples_withheld = samples_withheld_reason(trainer, pl_module)
+            if monitor.may_want_samples:
+                with monitor.faults.contain("watching the sampler"):
+                    self._session.indices.expect(trainer, monitor.faults)
             _log.info("recording %s", self.run_dir or "nothing (fast_dev_run)")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -157,6 +160,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         if session is None:
             return
         session.wake = 0
+        session.first_batch = None
         if session.monitor.may_want_samples:
             with session.monitor.faults.contain("watching the sampler"):
                 session.indices.watch(trainer)
@@ -171,6 +175,8 @@ class SensitivityMonitor(Callback, _OtherCallback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         if step < session.wake:
             return
+        if session.first_batch is None:  # not 0 where the run resumed in the middle of an epoch
+            session.first_batch = batch_idx
         epoch_start = step - batch_idx // trainer.accumulate_grad_batches
         session.batch_idx = batch_idx
         monitor = session.monitor
@@ -186,7 +192,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
             return
         ids = None
         with monitor.faults.contain("reading the sampler's indices"):
-            ids = session.indices.of_batch(batch_idx)
+            ids = session.indices.of_batch(batch_idx - (session.first_batch or 0))
         monitor.begin_batch(batch, ids)
 
     def on_before_backward(
@@ -195,7 +201,8 @@ class SensitivityMonitor(Callback, _OtherCallback):
         """Capture the samples of this loss during its backward, where they are wanted."""
         session = self._session
         if session is not None and session.is_capturing:
-            session.monitor.before_backward(loss, scale=loss_scale(trainer))
+            window = trainer.accumulate_grad_batches
+            session.monitor.before_backward(loss, scale=loss_scale(trainer), window=window)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of the graph."""
@@ -265,7 +272,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
             monitor, indices = self._session.monitor, self._session.indices
             self._session = None
             with monitor.faults.contain("watching the sampler"):
-                indices.release()
+                indices.forget()
             self._state = monitor.state_dict()
             monitor.close()
 
@@ -278,6 +285,7 @@ class _Session:
         self.wake: float = -math.inf
         self.is_capturing = False
         self.batch_idx = 0
+        self.first_batch: int | None = None
         self.samples_withheld: str | None = None
         self.indices = SampledIndices()
 

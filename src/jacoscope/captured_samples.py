@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from torch import Tensor
 from jacoscope.batches import batch_size_of, labels_of, pick, rows_of, tensors_of
 from jacoscope.capturing import Calibrations, JacobianCapture, sample_losses, samples_of
 from jacoscope.config import Samples
+from jacoscope.errors import ConfigError
 from jacoscope.faults import Faults
 from jacoscope.jacobian import Jacobian
 from jacoscope.leaderboard import SampleBatch, Thing
@@ -152,6 +154,7 @@ class CapturedSamples:
         self._batches = 0
         self._open: _Backward | None = None
         self._done: list[_Backward] = []
+        self._window = 1
         self.withheld: str | None = None
 
     def begin_batch(self, batch: Any, ids: tuple[str, Sequence[str | int]] | None) -> None:
@@ -165,7 +168,11 @@ class CapturedSamples:
         self._batches += 1
 
     def before_backward(
-        self, loss: Tensor, scale: Tensor | None = None, batch_size: int | None = None
+        self,
+        loss: Tensor,
+        scale: Tensor | None = None,
+        batch_size: int | None = None,
+        window: int = 1,
     ) -> None:
         """Attach to the graph of a loss whose backward is about to run.
 
@@ -173,7 +180,9 @@ class CapturedSamples:
             loss: The loss.
             scale: A factor that it carries, without dimensions.
             batch_size: Number of samples, where it is known.
+            window: Batches that it was divided by for accumulation.
         """
+        self._window = window
         self.abandon()
         if self.withheld is not None:
             return
@@ -195,11 +204,22 @@ class CapturedSamples:
             return
         with self._faults.contain(_SUBJECT, backward.capture.detach):
             backward.capture.detach()
+            self._tell(backward.capture.fault)
             backward.parcel = Parcel(_tensors(backward))
             backward.extras = {}
             self._done.append(backward)
             return
         self.withheld = self._faults.reasons[_SUBJECT]
+
+    def _tell(self, fault: Exception | None) -> None:
+        """Some parameters were lost by an exception; the others stay."""
+        if fault is None:
+            return
+        if self._faults.policy == "raise":
+            raise fault
+        self._faults.note(
+            "capturing some parameters' per-sample gradients", f"{type(fault).__name__}: {fault}"
+        )
 
     def abandon(self) -> None:
         """Remove all that is attached; safe at any time."""
@@ -224,7 +244,7 @@ class CapturedSamples:
             return None
         opened = [_opened(each) for each in self._done]
         samples = sum(each.samples for each in self._done)
-        factor = 1.0 if self._config.loss_reduction == "mean" else 1 / samples
+        factor = 1.0 if self._config.loss_reduction == "mean" else self._window / samples
         missing: dict[str, str] = dict.fromkeys(self._frozen, "it is frozen")
         for backward in self._done:
             for name, reason in backward.capture.missing.items():
@@ -259,7 +279,7 @@ class CapturedSamples:
             missing=missing,
             batches=tuple(batches),
             capture=_how(self._done[0].capture),
-            closure=max(closure, default=0.0),
+            closure=max(closure, default=math.nan),
             samples=samples,
             factor=factor,
         )
@@ -309,15 +329,17 @@ class CapturedSamples:
             return labels_of(batch, samples)
         given = pick(batch, self._config.label, "samples.label")
         if isinstance(given, Tensor):
-            return given.detach().flatten() if given.numel() == samples else None
-        return list(given) if len(given) == samples else None
+            _check_count(given.numel(), samples, self._config.label, "samples.label")
+            return given.detach().flatten()
+        _check_count(len(given), samples, self._config.label, "samples.label")
+        return list(given)
 
     def _identify(self, batch: Any, samples: int) -> tuple[str, Sequence[str | int]]:
         if self._config.id is not None:
             given = pick(batch, self._config.id, "samples.id")
             ids = given.tolist() if isinstance(given, Tensor) else list(given)
-            if len(ids) == samples:
-                return f"batch key {self._config.id!r}", ids
+            _check_count(len(ids), samples, self._config.id, "samples.id")
+            return f"batch key {self._config.id!r}", ids
         if self._ids is not None and len(self._ids[1]) == samples:
             return self._ids
         first = f"step {self._step}" + (f".{len(self._done)}" if self._done else "")
@@ -339,6 +361,9 @@ class CapturedSamples:
         whole = np.sqrt(np.maximum(dots.sum(axis=1, keepdims=True), 0.0))
         with np.errstate(all="ignore"):
             alignments = dots / (norms * whole)
+        # What a contribution is a part of, so that samples of unequal batches compare.
+        is_mean = self._config.loss_reduction == "mean"
+        own = backward.samples * self._window if is_mean else samples
         shown = ["all", *(group.name.removeprefix("layer ") for group in layers)]
         return SampleBatch(
             ids=backward.ids,
@@ -347,7 +372,7 @@ class CapturedSamples:
             labels=arrays.labels,
             losses=arrays.losses,
             rows=tuple(shown),
-            norms_RN=norms * samples,
+            norms_RN=norms * own,
             alignments_RN=alignments,
             class_alignments_N=_class_alignments(rows[ALL].gram_NN, arrays.classes),
             thing=backward.thing,
@@ -440,6 +465,15 @@ def _class_alignments(gram_NN: FloatArray | None, classes: IntArray | None) -> F
         lengths = np.sqrt(np.maximum(np.diag(gram_NN), 0) * np.maximum(others_sq, 0))
         found: FloatArray = np.where(same_NN.any(1), dots / lengths, np.nan)
     return found
+
+
+def _check_count(count: int, samples: int, path: str, key: str) -> None:
+    if count != samples:
+        raise ConfigError(
+            f"{path!r} has {count} entries, but the batch has {samples} samples; name what has one "
+            "for each",
+            key=key,
+        )
 
 
 def _nothing(place: int) -> Thing | None:

@@ -97,6 +97,7 @@ class CapturedStep:
         self._groups = groups
         self._running = running or RunningMeans()
         self.batches: tuple[SampleBatch, ...] = ()
+        self.samples_missing: Mapping[str, str] = {}
 
     def send(self) -> Transfer | None:
         """Send what was measured to the host, or ``None`` if nothing was."""
@@ -159,6 +160,7 @@ class CapturedStep:
             if results is None:
                 return _FinishedSamples(withheld=self.samples.withheld)
             self.batches = results.batches
+            self.samples_missing = results.missing
             table: dict[str, dict[str, float]] = {}
             step_sq = statistics.values.get("grad_sq", {})
             members = {group.name: group.members for group in self._groups}
@@ -167,7 +169,8 @@ class CapturedStep:
                 whole = dict(found)
                 if all(name in step_sq for name in names):
                     whole["grad_sq"] = sum(step_sq[name] for name in names) * results.factor**2
-                whole.update(self._running.update(row, noise_parts(whole)))
+                if "grad_sq" in whole:
+                    whole.update(self._running.update(row, noise_parts(whole)))
                 for statistic, value in whole.items():
                     table.setdefault(statistic, {})[row] = value
             return _FinishedSamples(

@@ -6,6 +6,7 @@ config → selection → schedule → capture → quantities → reduction → r
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import math
 import warnings
 from collections import deque
@@ -34,6 +35,8 @@ from jacoscope.selection import select
 from jacoscope.sinks import RunInfo, Sink
 
 __all__ = ["Monitor"]
+
+_log = logging.getLogger("jacoscope")
 
 
 class Monitor:
@@ -88,6 +91,7 @@ class Monitor:
         self._calibrations = Calibrations(told.memory_budget * 2**20, told.verify)
         self._running = RunningMeans()
         self._board = Leaderboard(told.leaderboard or 1, told.layer_leaderboard)
+        self._told: set[str] = set()
         self._board_epoch: tuple[int, int] | None = None
         self._open: CapturedStep | None = None
         self._in_transit: deque[tuple[CapturedStep, Transfer]] = deque()
@@ -149,7 +153,11 @@ class Monitor:
             self._open.samples.begin_batch(batch, ids)
 
     def before_backward(
-        self, loss: Tensor, batch_size: int | None = None, scale: Tensor | None = None
+        self,
+        loss: Tensor,
+        batch_size: int | None = None,
+        scale: Tensor | None = None,
+        window: int = 1,
     ) -> None:
         """Capture the samples of this loss during its backward; call it right before.
 
@@ -157,9 +165,10 @@ class Monitor:
             loss: The loss, of one element.
             batch_size: Number of samples; by default as configured or as the batch tells.
             scale: A factor that the loss carries (a gradient scaler's), without dimensions.
+            window: Batches that the loss was divided by for accumulation.
         """
         if self._open is not None and self._open.samples is not None:
-            self._open.samples.before_backward(loss, scale, batch_size)
+            self._open.samples.before_backward(loss, scale, batch_size, window)
 
     def after_backward(self) -> None:
         """Let go of the graph; call it right after the backward."""
@@ -307,6 +316,7 @@ class Monitor:
             with self.faults.contain("writing a captured step"):
                 self._write(closed.record(transfer.result(), self._model))
                 self._rank(closed.batches, closed.step, closed.epoch)
+                self._tell_withheld(closed.samples_missing)
 
     def _opened(
         self, step: int, epoch: int, due: Sequence[Lane], everything: Sequence[Lane]
@@ -323,6 +333,15 @@ class Monitor:
         return CapturedStep(
             step, epoch, due, everything, self._gauge, self.faults, samples, groups, self._running
         )
+
+    def _tell_withheld(self, missing: Mapping[str, str]) -> None:
+        """Log, once each, parameters whose samples cannot be had; the record has all of them."""
+        parameters = {name for lane in self._lanes for name in (t.name for t in lane.targets)}
+        new = [name for name in missing if name in parameters and name not in self._told]
+        self._told.update(new)
+        if new:
+            more = f", and {len(new) - 1} more" if len(new) > 1 else ""
+            _log.warning("no per-sample gradients of %s%s: %s", new[0], more, missing[new[0]])
 
     def _rank(self, batches: Sequence[SampleBatch], step: int, epoch: int) -> None:
         if not batches:

@@ -13,9 +13,10 @@ from torch import Tensor
 from jacoscope.capturing._backward import Arrival, BackwardCapture
 from jacoscope.capturing._closure import Check, Direction, tolerance
 from jacoscope.capturing._coding import Flow
-from jacoscope.capturing._layout import Layout
+from jacoscope.capturing._layout import Layout, LayoutError
 from jacoscope.capturing._plan import CapturePlan
 from jacoscope.capturing._planning import make_plan
+from jacoscope.capturing._streamed import TooLargeError
 from jacoscope.capturing._walk import Graph
 from jacoscope.jacobian import DEFAULT_MEMORY_BUDGET
 
@@ -37,6 +38,7 @@ class Calibration:
     plan: CapturePlan
     errors: Mapping[str, float] = field(default_factory=dict)
     checked: tuple[int, ...] = ()
+    fault: Exception | None = None
 
 
 class Calibrations:
@@ -82,7 +84,11 @@ class Calibrations:
                 plan = make_plan(graph, parameters, samples, index)
                 made = _Verification(graph, parameters, plan, self.memory_budget).run(count)
         except Exception as error:
-            made = Calibration(_impossible(graph, parameters, samples, index, error))
+            expected = "CheckpointError" in type(error).__name__
+            made = Calibration(
+                _impossible(graph, parameters, samples, index, error),
+                fault=None if expected else _bare(error),
+            )
         self.made += 1
         if len(self._known) >= _MOST_KEPT:
             self._known.pop(next(iter(self._known)))
@@ -116,6 +122,7 @@ class _Verification:
         self._memory_budget = memory_budget
         self._checks: dict[str, Check] = {}
         self._failures: dict[str, str] = {}
+        self._fault: Exception | None = None
         self._flow = Flow(graph, list(self._parameters.values()), plan.frontier, plan.cuts)
         self._directions = {
             name: Direction.drawn(parameter, _precise(parameter.dtype), seed)
@@ -144,7 +151,7 @@ class _Verification:
                 )
         kept = {name: leaf for name, leaf in plan.leaves.items() if name not in self._failures}
         plan = replace(plan, leaves=kept, missing={**plan.missing, **self._failures})
-        return Calibration(plan, worst, samples)
+        return Calibration(plan, worst, samples, self._fault)
 
     def _rehearse(self) -> None:
         """The capture itself."""
@@ -154,6 +161,8 @@ class _Verification:
 
         def fail(name: str, error: Exception) -> None:
             self._failures[name] = f"{type(error).__name__}: {error}"
+            if not isinstance(error, LayoutError | TooLargeError):
+                self._fault = self._fault or _bare(error)
 
         def confirm(name: str, grad: Tensor) -> None:
             self._checks[name] = self._checks[name].against(grad, self._directions[name])
@@ -180,6 +189,12 @@ class _Verification:
             name: direction.along(grad) if grad is not None else direction.left.new_zeros(())
             for (name, direction), grad in zip(self._directions.items(), grads, strict=True)
         }
+
+
+def _bare(error: Exception) -> Exception:
+    """The exception without the frames that it passed, which hold the graph."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _impossible(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
@@ -14,7 +15,8 @@ from jacoscope.capturing._backward import Arrival, BackwardCapture
 from jacoscope.capturing._calibration import Calibration, Calibrations
 from jacoscope.capturing._closure import Check, Direction, closure_errors, tolerance
 from jacoscope.capturing._coding import Grads
-from jacoscope.capturing._layout import Layout
+from jacoscope.capturing._layout import Layout, LayoutError
+from jacoscope.capturing._streamed import TooLargeError
 from jacoscope.capturing._walk import Graph, walk
 from jacoscope.jacobian import Jacobian
 
@@ -74,6 +76,7 @@ class JacobianCapture(Generic[Value]):
         keeps_jacobians: bool = False,
     ) -> None:
         self.missing: dict[str, str] = {}
+        self.fault: Exception | None = None
         self._parameters = dict(parameters)
         self._calibrations = calibrations
         self._measure = measure
@@ -93,6 +96,7 @@ class JacobianCapture(Generic[Value]):
         self._signature = self._graph.signature
         self.calibration = calibrations.of(self._graph, parameters, samples, index)
         self.missing = dict(self.calibration.plan.missing)
+        self.fault = self.calibration.fault
         self._capture = BackwardCapture(
             self._graph,
             self.calibration.plan,
@@ -112,6 +116,16 @@ class JacobianCapture(Generic[Value]):
         """
         if self._graph is None or self._capture is None or self.calibration is None:
             return
+        try:
+            self._attach(compare_grad)
+        except BaseException:
+            self.detach()
+            raise
+
+    def _attach(self, compare_grad: bool) -> None:
+        assert self._graph is not None
+        assert self._capture is not None
+        assert self.calibration is not None
         if compare_grad:
             self._before = {name: self._along_grad(name) for name in self.calibration.plan.leaves}
         nodes = self._graph.nodes
@@ -203,7 +217,7 @@ class JacobianCapture(Generic[Value]):
         return direction.left.new_zeros(()) if grad is None else direction.along(grad)
 
     def _direction(self, name: str) -> Direction:
-        seed = hash((self._seed, name)) & 0x7FFFFFFF
+        seed = zlib.crc32(f"{self._seed} {name}".encode())
         return Direction.drawn(self._parameters[name], self._precise(name), seed)
 
     def _precise(self, name: str) -> torch.dtype:
@@ -211,7 +225,11 @@ class JacobianCapture(Generic[Value]):
         return torch.float64 if double else torch.float32
 
     def _fail(self, name: str, error: Exception) -> None:
-        self.missing.setdefault(name, f"{type(error).__name__}: {error}")
+        expected = isinstance(error, TooLargeError)
+        reason = str(error) if expected else f"{type(error).__name__}: {error}"
+        self.missing.setdefault(name, reason)
+        if not isinstance(error, LayoutError | TooLargeError):
+            self.fault = self.fault or error.with_traceback(None)
 
 
 def _unclosed(error: float) -> str:
