@@ -30,6 +30,9 @@ _ORDER = [
     *(
         "inspection",
         "measuring",
+        "groups",
+        "sample_backward",
+        "sample_results",
         "captured_samples",
         "captured_step",
         "sinks",

@@ -57,12 +57,13 @@ def rules_after_the_plan(patch: Patch) -> None:
     patch.setattr(BackwardCapture, "_told", told_until_now)
 
 
-CAPTURE = "jacoscope.captured_samples"
+CAPTURE = "jacoscope.sample_backward"
+RESULTS = "jacoscope.sample_results"
 STAGES: dict[str, Callable[[Patch], None]] = {
     "telling samples apart": at(f"{CAPTURE}.samples_of"),
     "labels": at(f"{CAPTURE}.labels_of"),
     "losses": at(f"{CAPTURE}.sample_losses"),
-    "things": at(f"{CAPTURE}._things"),
+    "things": at(f"{CAPTURE}.things_of"),
     "walking": at("jacoscope.capturing._capture.walk"),
     "planning": at("jacoscope.capturing._calibration.make_plan"),
     "verifying": at("jacoscope.capturing._calibration._Verification.run"),
@@ -75,10 +76,10 @@ STAGES: dict[str, Callable[[Patch], None]] = {
     "the parcel": at(f"{CAPTURE}.Parcel"),
     "unpacking": at("jacoscope.reduction.Parcel.unpack"),
     "judging": at("jacoscope.capturing._capture.JacobianCapture.judge"),
-    "grouping": at(f"{CAPTURE}.group_of"),
-    "statistics": at(f"{CAPTURE}.sample_statistics"),
+    "grouping": at(f"{RESULTS}.group_of"),
+    "statistics": at(f"{RESULTS}.sample_statistics"),
     "running means": at("jacoscope.captured_step.noise_parts"),
-    "batch for the leaderboard": at(f"{CAPTURE}.SampleBatch"),
+    "batch for the leaderboard": at(f"{RESULTS}.SampleBatch"),
     "leaderboard": at("jacoscope.leaderboard.Leaderboard.add"),
     "end of the epoch": at("jacoscope.leaderboard.Leaderboard.close_epoch"),
     "listening to the sampler": at("jacoscope._sampler.SampledIndices.watch"),

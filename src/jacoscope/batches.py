@@ -7,15 +7,20 @@ A path into a batch names keys, places or attributes, joined by dots: ``image``,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from jacoscope.errors import ConfigError, nearest
 
-__all__ = ["batch_size_of", "labels_of", "pick", "rows_of", "tensors_of"]
+__all__ = ["Thing", "batch_size_of", "labels_of", "pick", "rows_of", "tensors_of", "things_of"]
+
+Thing: TypeAlias = npt.NDArray[np.uint8] | str
+"""A sample as it can be shown."""
 
 _DEPTH = 8
 
@@ -117,3 +122,50 @@ def _is_integer(tensor: Tensor) -> bool:
 def _is_label(path: str) -> bool:
     last = path.rpartition(".")[2].lower()
     return any(word in last for word in ("label", "target", "class")) or last in ("y", "1")
+
+
+def things_of(batch: Any, path: str | None, samples: int) -> Callable[[int], Thing | None]:
+    """How to show a sample: its image, shape (H, W, C), or its text; ``None`` if it cannot be.
+
+    Args:
+        batch: The batch.
+        path: Path of what to show; ``none`` for nothing, by default the first image or the first
+            row of ids.
+        samples: Number of samples.
+    """
+    if path == "none":
+        return lambda place: None
+    given = pick(batch, path, "samples.thing") if path else _first_shown(batch, samples)
+    if isinstance(given, Tensor) and given.dim() and len(given) == samples:
+        return lambda place: _shown(given[place].detach())
+    if isinstance(given, list | tuple) and len(given) == samples:
+        return lambda place: str(given[place])
+    return lambda place: None
+
+
+def _first_shown(batch: Any, samples: int) -> Tensor | list[str] | None:
+    tensors = [t for _, t in tensors_of(batch) if t.dim() and len(t) == samples]
+    for tensor in tensors:
+        if tensor.dim() == 4 and tensor.shape[1] in (1, 3, 4):
+            return tensor
+    for tensor in tensors:
+        if tensor.dim() == 2 and not tensor.is_floating_point():
+            return tensor
+    return None
+
+
+def _shown(sample: Tensor) -> Thing | None:
+    """An image as (H, W, C) bytes, its darkest value black and its brightest white; ids as text."""
+    if sample.dim() == 1 and not sample.is_floating_point():
+        return " ".join(str(each) for each in sample[:64].tolist())
+    if sample.dim() == 2:
+        sample = sample.unsqueeze(0)
+    if sample.dim() != 3:
+        return None
+    image = sample[:3].float().cpu()
+    if image.shape[0] not in (1, 3):
+        image = image[:1]
+    low, high = image.min(), image.max()
+    image = (image - low) / (high - low).clamp(min=1e-12) * 255
+    result: Thing = image.round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return result

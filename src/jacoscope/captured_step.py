@@ -13,10 +13,11 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from jacoscope.captured_samples import ALL, CapturedSamples, Group, SampleResults
+from jacoscope.captured_samples import CapturedSamples
 from jacoscope.capturing import OptimizerStepCapture, ParameterTensors
 from jacoscope.config import QuantityName
 from jacoscope.faults import Faults
+from jacoscope.groups import ALL, Group
 from jacoscope.leaderboard import SampleBatch
 from jacoscope.measuring import Gauge
 from jacoscope.plan import Lane, quantities_of, wanted_of
@@ -36,6 +37,7 @@ from jacoscope.record import (
     finish_record,
 )
 from jacoscope.reduction import HostStatistics, Transfer
+from jacoscope.sample_results import SampleResults
 
 __all__ = ["CapturedStep"]
 

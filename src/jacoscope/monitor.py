@@ -20,11 +20,12 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from jacoscope._version import __version__
-from jacoscope.captured_samples import CapturedSamples, groups_of
+from jacoscope.captured_samples import CapturedSamples
 from jacoscope.captured_step import CapturedStep
 from jacoscope.capturing import Calibrations
 from jacoscope.config import MonitorConfig, resolve_config
 from jacoscope.faults import Faults, MonitorWarning
+from jacoscope.groups import groups_of
 from jacoscope.leaderboard import Leaderboard, SampleBatch
 from jacoscope.measuring import Gauge
 from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of

@@ -1,0 +1,257 @@
+"""One backward's samples: attached to its loss, sent to the host, opened there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from jacoscope.batches import (
+    Thing,
+    batch_size_of,
+    labels_of,
+    pick,
+    rows_of,
+    things_of,
+)
+from jacoscope.capturing import Calibrations, JacobianCapture, sample_losses, samples_of
+from jacoscope.config import Samples
+from jacoscope.errors import ConfigError
+from jacoscope.jacobian import Jacobian
+from jacoscope.quantities import (
+    FloatArray,
+    IntArray,
+    SampleArrays,
+    SampleNeeds,
+    SampleTensors,
+    measure_samples,
+    scaled,
+)
+from jacoscope.reduction import Parcel
+
+__all__ = ["Ids", "OpenedBackward", "SampleBackward", "attach_samples"]
+
+Ids = tuple[str, Sequence[str | int]]
+"""Where samples' ids come from, in words, and the ids in order."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedBackward:
+    """What a backward sent, on the host.
+
+    Args:
+        of: By parameter, what was measured; the loss's scale is taken out.
+        classes: Labels as numbers from 0, shape (N,).
+        labels: Labels as they were.
+        losses: Loss of each sample, shape (N,).
+        errors: By parameter, the closure error.
+    """
+
+    of: Mapping[str, SampleArrays]
+    classes: IntArray | None
+    labels: Sequence[Any] | None
+    losses: FloatArray | None
+    errors: Mapping[str, float]
+
+
+@dataclass(eq=False)
+class SampleBackward:
+    """One backward's capture, and what is known of its batch.
+
+    Args:
+        capture: The capture.
+        samples: Number of samples.
+        labels: Labels that are not numbers, one per sample.
+        ids: Ids, one per sample.
+        id_source: Where they come from.
+        thing: How to show a sample.
+        extras: Tensors to be sent along.
+    """
+
+    capture: JacobianCapture[SampleTensors]
+    samples: int
+    labels: Sequence[Any] | None
+    ids: Sequence[str | int]
+    id_source: str
+    thing: Callable[[int], Thing | None]
+    extras: dict[Hashable, Tensor]
+    parcel: Parcel | None = None
+
+    def send(self) -> None:
+        """Send what was measured to the host; the backward is over."""
+        self.parcel = Parcel(self._tensors())
+        self.extras = {}
+
+    @property
+    def is_done(self) -> bool:
+        """Whether :meth:`open` would not have to wait."""
+        return self.parcel is None or self.parcel.is_done
+
+    def open(self) -> OpenedBackward:
+        """Unpack what was sent, waiting for the device if need be, and judge its closure."""
+        assert self.parcel is not None
+        values = self.parcel.unpack()
+        names = list(self.capture.rows)
+        errors = {name: float(values[name, "error"]) for name in names}
+        self.capture.judge(errors)
+        scale = float(values["scale"]) if "scale" in values else 1.0
+        sizes = self.capture.sizes
+        arrays = {
+            name: scaled(
+                SampleArrays(
+                    values[name, "sq"],
+                    values[name, "dot"],
+                    values.get((name, "gram")),
+                    {
+                        str(key[2]): float(value)
+                        for key, value in values.items()
+                        if isinstance(key, tuple) and key[:2] == (name, "scalar")
+                    },
+                    sizes[name],
+                ),
+                1 / scale,
+            )
+            for name in names
+        }
+        labels: Sequence[Any] | None = self.labels
+        if "labels" in values:
+            labels = values["labels"].astype(np.int64).tolist()
+        classes = None
+        if labels is not None:
+            order = {label: place for place, label in enumerate(dict.fromkeys(labels))}
+            classes = np.array([order[label] for label in labels], dtype=np.int64)
+        return OpenedBackward(arrays, classes, labels, values.get("losses"), errors)
+
+    def how(self) -> dict[str, Any]:
+        """How samples were captured, as plain values for the record."""
+        if self.capture.calibration is None:
+            return {}
+        plan = self.capture.calibration.plan
+        return {
+            "rules": dict(plan.rules),
+            "layouts": dict(plan.described),
+            "verification": dict(self.capture.calibration.errors),
+            "verified_samples": list(self.capture.calibration.checked),
+            "coupled": list(plan.coupled),
+        }
+
+    def _tensors(self) -> dict[Hashable, Tensor]:
+        tensors = dict(self.extras)
+        for name, rows in self.capture.rows.items():
+            tensors[name, "error"] = rows.check.error()
+            tensors[name, "sq"] = rows.value.sq_N
+            tensors[name, "dot"] = rows.value.dot_N
+            if rows.value.gram_NN is not None:
+                tensors[name, "gram"] = rows.value.gram_NN
+            for statistic, value in rows.value.scalars.items():
+                tensors[name, "scalar", statistic] = value
+        return tensors
+
+
+def attach_samples(
+    loss: Tensor,
+    parameters: Mapping[str, Tensor],
+    batch: Any,
+    config: Samples,
+    calibrations: Calibrations,
+    needs: Mapping[str, SampleNeeds],
+    *,
+    batch_size: int | None,
+    scale: Tensor | None,
+    ids: Ids | None,
+    position: str,
+    seed: int,
+) -> SampleBackward:
+    """Attach to the graph of a loss whose backward is about to run.
+
+    Args:
+        loss: The loss.
+        parameters: The parameters wanted, by name.
+        batch: The batch.
+        config: How samples are told apart.
+        calibrations: Plans of earlier captures.
+        needs: By parameter, what to measure.
+        batch_size: Number of samples, where it is known.
+        scale: A factor that the loss carries.
+        ids: The samples' ids, where they are known.
+        position: What to call the batch where they are not.
+        seed: Tells apart the random directions of captures.
+
+    Raises:
+        ConfigError: If a path of the configuration does not fit the batch.
+        ValueError: If the number of samples cannot be told.
+    """
+
+    def measured(name: str, jacobian: Jacobian, grad: Tensor) -> SampleTensors:
+        return measure_samples(jacobian, grad, needs.get(name, SampleNeeds()))
+
+    rows = pick(batch, config.rows, "samples.rows") if config.rows else rows_of(batch)
+    count = batch_size or config.batch_size
+    if count is None and rows is None:
+        count = batch_size_of(batch)
+    if count is None and rows is not None and batch is not None:
+        graphs = getattr(batch, "num_graphs", None)
+        count = graphs if isinstance(graphs, int) else None
+    samples, index = samples_of(count, rows)
+    capture = JacobianCapture(
+        loss,
+        parameters,
+        samples,
+        index,
+        calibrations,
+        measured,
+        config.memory_budget * 2**20,
+        seed=seed,
+    )
+    extras: dict[Hashable, Tensor] = {}
+    if scale is not None:
+        extras["scale"] = scale
+    labels = _labels(batch, config, samples)
+    if isinstance(labels, Tensor):
+        extras["labels"] = labels
+    if config.leaderboard:
+        losses = sample_losses(loss, samples, capture.frontier_layout, index)
+        if losses is not None:
+            extras["losses"] = losses
+    id_source, names = _identify(batch, config, samples, ids, position)
+    thing = things_of(batch, config.thing if config.leaderboard else "none", samples)
+    known = labels if isinstance(labels, list) else None
+    backward = SampleBackward(capture, samples, known, names, id_source, thing, extras)
+    capture.attach()
+    return backward
+
+
+def _labels(batch: Any, config: Samples, samples: int) -> Tensor | list[Any] | None:
+    if config.label is None:
+        return labels_of(batch, samples)
+    given = pick(batch, config.label, "samples.label")
+    if isinstance(given, Tensor):
+        _check_count(given.numel(), samples, config.label, "samples.label")
+        return given.detach().flatten()
+    _check_count(len(given), samples, config.label, "samples.label")
+    return list(given)
+
+
+def _identify(batch: Any, config: Samples, samples: int, ids: Ids | None, position: str) -> Ids:
+    if config.id is not None:
+        given = pick(batch, config.id, "samples.id")
+        named = given.tolist() if isinstance(given, Tensor) else list(given)
+        _check_count(len(named), samples, config.id, "samples.id")
+        return f"batch key {config.id!r}", named
+    if ids is not None and len(ids[1]) == samples:
+        return ids
+    return "position in the batch, since no id was to be had", [
+        f"{position} #{place}" for place in range(samples)
+    ]
+
+
+def _check_count(count: int, samples: int, path: str, key: str) -> None:
+    if count != samples:
+        raise ConfigError(
+            f"{path!r} has {count} entries, but the batch has {samples} samples; name what has one "
+            "for each",
+            key=key,
+        )

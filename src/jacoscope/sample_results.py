@@ -1,0 +1,171 @@
+"""What the samples of a step say, from what its backwards sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jacoscope.groups import ALL, Group
+from jacoscope.leaderboard import SampleBatch
+from jacoscope.quantities import (
+    FloatArray,
+    IntArray,
+    SampleArrays,
+    combine_statistics,
+    group_of,
+    sample_statistics,
+    scaled,
+)
+from jacoscope.sample_backward import OpenedBackward, SampleBackward
+
+__all__ = ["SampleResults", "results_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class SampleResults:
+    """What a step's samples say, on the host.
+
+    Args:
+        statistics: By row (parameters and groups), then by statistic.
+        missing: By row, why it has none.
+        batches: The samples themselves, for leaderboards.
+        capture: How they were captured: rules, layouts, verification, and what couples samples.
+        closure: The largest relative closure error of a parameter that stood the check.
+        samples: Number of samples.
+        factor: What turns a contribution into a sample's own gradient, over N.
+    """
+
+    statistics: Mapping[str, Mapping[str, float]]
+    missing: Mapping[str, str]
+    batches: tuple[SampleBatch, ...]
+    capture: Mapping[str, Any]
+    closure: float
+    samples: int
+    factor: float
+
+
+def results_of(
+    backwards: Sequence[SampleBackward],
+    parameters: Collection[str],
+    frozen: Collection[str],
+    groups: Sequence[Group],
+    wanted: Collection[str],
+    *,
+    step: int,
+    window: int,
+    is_mean: bool,
+    ranks: bool,
+) -> SampleResults:
+    """Open what the backwards of a step sent, waiting for the device if need be.
+
+    Args:
+        backwards: The backwards, at least one.
+        parameters: Names of the parameters that were wanted.
+        frozen: Names of those that require no gradient.
+        groups: What is measured as a whole.
+        wanted: Names of statistics.
+        step: The step.
+        window: Batches that the loss was divided by for accumulation.
+        is_mean: Whether the loss is a mean over samples.
+        ranks: Whether leaderboards are wanted.
+    """
+    opened = [backward.open() for backward in backwards]
+    samples = sum(backward.samples for backward in backwards)
+    factor = 1.0 if is_mean else window / samples
+    missing: dict[str, str] = dict.fromkeys(frozen, "it is frozen")
+    for backward in backwards:
+        for name, reason in backward.capture.missing.items():
+            missing.setdefault(name, reason)
+    members = _members(parameters, groups, missing)
+    statistics: dict[str, dict[str, float]] = {}
+    batches = []
+    for backward, arrays in zip(backwards, opened, strict=True):
+        rows = {
+            row: scaled(group_of([arrays.of[name] for name in names]), factor)
+            for row, names in members.items()
+        }
+        for row, each in rows.items():
+            found = sample_statistics(each, arrays.classes, wanted)
+            known = statistics.get(row)
+            statistics[row] = found if known is None else combine_statistics(known, found)
+        if ALL in rows and ranks:
+            # What a contribution is a part of, so that samples of unequal batches compare.
+            own = backward.samples * window if is_mean else samples
+            batches.append(_batch(backward, arrays, rows, groups, step, own))
+    closure = [
+        error for each in opened for name, error in each.errors.items() if name not in missing
+    ]
+    return SampleResults(
+        statistics=statistics,
+        missing=missing,
+        batches=tuple(batches),
+        capture=backwards[0].how(),
+        closure=max(closure, default=math.nan),
+        samples=samples,
+        factor=factor,
+    )
+
+
+def _members(
+    parameters: Collection[str], groups: Sequence[Group], missing: dict[str, str]
+) -> dict[str, tuple[str, ...]]:
+    """By row, the parameters that it is of; rows that cannot be had are added to the missing."""
+    members: dict[str, tuple[str, ...]]
+    members = {name: (name,) for name in parameters if name not in missing}
+    for group in groups:
+        had = tuple(name for name in group.members if name not in missing)
+        lost = next((name for name in group.members if name in missing), None)
+        if had and (lost is None or group.kind == "all"):
+            members[group.name] = had
+        else:
+            missing[group.name] = f"{lost}: {missing.get(str(lost), '')}"
+    return members
+
+
+def _batch(
+    backward: SampleBackward,
+    arrays: OpenedBackward,
+    rows: Mapping[str, SampleArrays],
+    groups: Sequence[Group],
+    step: int,
+    own: int,
+) -> SampleBatch:
+    """A backward's samples for the leaderboard."""
+    layers = [group for group in groups if group.kind == "layer" and group.name in rows]
+    names = [ALL, *(group.name for group in layers)]
+    norms = np.sqrt(np.maximum([rows[name].sq_N for name in names], 0.0))
+    dots = np.array([rows[name].dot_N for name in names])
+    whole = np.sqrt(np.maximum(dots.sum(axis=1, keepdims=True), 0.0))
+    with np.errstate(all="ignore"):
+        alignments = dots / (norms * whole)
+    shown = ["all", *(group.name.removeprefix("layer ") for group in layers)]
+    return SampleBatch(
+        ids=backward.ids,
+        id_source=backward.id_source,
+        step=step,
+        labels=arrays.labels,
+        losses=arrays.losses,
+        rows=tuple(shown),
+        norms_RN=norms * own,
+        alignments_RN=alignments,
+        class_alignments_N=_class_alignments(rows[ALL].gram_NN, arrays.classes),
+        thing=backward.thing,
+    )
+
+
+def _class_alignments(gram_NN: FloatArray | None, classes: IntArray | None) -> FloatArray | None:
+    """cos(g_i, mean gradient of the others of its class), ``nan`` where there are none."""
+    if gram_NN is None or classes is None:
+        return None
+    same_NN = np.equal.outer(classes, classes) & ~np.eye(len(classes), dtype=bool)
+    weights_NN = same_NN.astype(np.float64)
+    dots = (gram_NN * weights_NN).sum(1)
+    others_sq = np.einsum("ij,jk,ik->i", weights_NN, gram_NN, weights_NN)
+    with np.errstate(all="ignore"):
+        lengths = np.sqrt(np.maximum(np.diag(gram_NN), 0) * np.maximum(others_sq, 0))
+        found: FloatArray = np.where(same_NN.any(1), dots / lengths, np.nan)
+    return found
