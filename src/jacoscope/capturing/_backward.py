@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from jacoscope.capturing._call import call_node
 from jacoscope.capturing._coding import Grads
 from jacoscope.capturing._layout import LayoutError
 from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
+from jacoscope.capturing._pull_back import PullBack
 from jacoscope.capturing._streamed import StreamedJacobian, TooLargeError
 from jacoscope.capturing._terms import DenseTerm, Term, combine
 from jacoscope.capturing._views import View, apply_views
@@ -85,6 +87,7 @@ class BackwardCapture:
         self._scales: dict[Edge, list[Tensor]] = {}
         self._epsilons: dict[str, float] = {}
         self._leaf_of = {name: place for place, name in graph.leaves.items()}
+        self._pulled = PullBack(graph, memory_budget, plan.one_by_one, rehearsal=rehearsal)
         self._roots: dict[int, list[Base]] = {}
         for base in plan.bases.values():
             if base.sweep:
@@ -211,75 +214,27 @@ class BackwardCapture:
             return
         try:
             jacobian = self._jacobian(terms, base.shape, None)
-            leaves = [self._leaf_of[name] for name in base.parameters]
-            pull = self._pull(base, leaves)
             kept = []
-            for place, name in enumerate(base.parameters):
-                shape = self._graph.shapes[leaves[place]][0] or ()
+            for name in base.parameters:
+                shape = self._pulled.shape(name)
                 needed = jacobian.samples * _numel(shape) * jacobian.dtype.itemsize
                 if needed <= self._memory_budget:
-                    kept.append(place)
+                    kept.append(name)
                 elif self._confirm is not None and self._is_sole(name):
-                    self._stream(
-                        name,
-                        shape,
-                        lambda index, place=place: self._swept(  # type: ignore[misc]
-                            base, jacobian, pull, [place], index
-                        )[0],
-                        jacobian.dtype,
-                        jacobian.device,
-                    )
+                    make = functools.partial(self._pulled_of, base, jacobian, name)
+                    self._stream(name, shape, make, jacobian.dtype, jacobian.device)
                 else:
                     self._lose([name], TooLargeError(needed, self._memory_budget))
             every = torch.arange(jacobian.samples, device=jacobian.device)
-            rows = self._swept(base, jacobian, pull, kept, every) if kept else []
-            for place, term in zip(kept, rows, strict=True):
-                edge = (leaves[place], 0)
+            rows = self._pulled.rows(base, jacobian, kept, every) if kept else []
+            for name, term in zip(kept, rows, strict=True):
+                edge = (self._leaf_of[name], 0)
                 self._terms.setdefault(edge, []).append((DenseTerm(term), ()))
         except Exception as error:
             self._lose(base.parameters, error)
 
-    def _pull(self, base: Base, leaves: Sequence[int]) -> Callable[[Tensor], tuple[Tensor, ...]]:
-        """From a row at a value to rows at its parameters, by the nodes between them."""
-        shapes = [self._graph.shapes[leaf][0] or () for leaf in leaves]
-
-        def pull(row: Tensor) -> tuple[Tensor, ...]:
-            grads: dict[Edge, Tensor] = {base.edge: row}
-            for index in base.sweep:
-                outputs = len(self._graph.shapes[index])
-                given = [grads.pop((index, output), None) for output in range(outputs)]
-                if all(grad is None for grad in given):
-                    continue
-                edges = self._graph.inputs[index]
-                expected = [None if edge is None else self._graph.shape(edge) for edge in edges]
-                results = call_node(self._graph.nodes[index], given, expected)
-                for edge, result in zip(edges, results, strict=False):
-                    if edge is not None and result is not None:
-                        grads[edge] = grads[edge] + result if edge in grads else result
-            return tuple(
-                grads.get((leaf, 0), row.new_zeros(shape))
-                for leaf, shape in zip(leaves, shapes, strict=True)
-            )
-
-        return pull
-
-    def _swept(
-        self,
-        base: Base,
-        jacobian: Jacobian,
-        pull: Callable[[Tensor], tuple[Tensor, ...]],
-        places: Sequence[int],
-        index: Tensor,
-    ) -> list[Tensor]:
-        """Rows of these samples at some of a value's parameters, in chunks."""
-        dtype = self._graph.nodes[base.edge[0]]._input_metadata[base.edge[1]].dtype
-        size = sum(_numel(self._graph.shapes[node][0]) for node in base.sweep) * 8
-        chunk = max(1, self._memory_budget // max(1, size))
-        pieces = []
-        for some in torch.split(index, chunk):
-            pulled = self._mapped(pull, jacobian.rows(some).to(dtype), base.edge)
-            pieces.append([pulled[place] for place in places])
-        return [torch.cat(column) for column in zip(*pieces, strict=True)]
+    def _pulled_of(self, base: Base, jacobian: Jacobian, name: str, index: Tensor) -> Tensor:
+        return self._pulled.rows(base, jacobian, [name], index)[0]
 
     def _is_sole(self, name: str) -> bool:
         """Whether a parameter is used in one place alone."""
@@ -307,21 +262,6 @@ class BackwardCapture:
         epsilon = max(self._epsilons.get(name, 0.0), torch.finfo(dtype).eps)
         self._early.add(name)
         self._consume(name, Arrival(jacobian, jacobian.sum(), epsilon, jacobian.magnitude()))
-
-    def _mapped(
-        self, pull: Callable[[Tensor], tuple[Tensor, ...]], rows: Tensor, key: Edge
-    ) -> tuple[Tensor, ...]:
-        """``pull`` of each row, of all at once where the operations allow it."""
-        if key not in self._plan.one_by_one:
-            with warnings.catch_warnings() if self._rehearsal else nullcontext():
-                if self._rehearsal:
-                    warnings.filterwarnings("error", message=".*performance drop.*")
-                with suppress(Exception):
-                    result: tuple[Tensor, ...] = torch.vmap(pull)(rows)
-                    return result
-            self._plan.one_by_one.add(key)
-        each = [pull(row) for row in rows]
-        return tuple(torch.stack(column) for column in zip(*each, strict=True))
 
     def _jacobian(
         self,
