@@ -128,3 +128,22 @@ def test_a_smaller_last_batch_and_the_next_full_one() -> None:
         assert jacobians.missing == {}
         for name, rows in _reference(model, x, y).items():
             torch.testing.assert_close(jacobians[name].dense(), rows, rtol=1e-10, atol=1e-14)
+
+
+def test_captures_of_one_backward_do_not_disturb_one_another() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    x, y = torch.randn(_N, 4, dtype=torch.float64), torch.randint(0, 3, (_N,))
+    expected = _reference(model, x, y)
+    loss = _loss(model, x, y)
+    with (
+        jacoscope.capture(loss, model, batch_size=_N, want="operator") as outer,
+        jacoscope.capture(loss, model, _N, ("gram",), parameters=["0.weight"]) as inner,
+    ):
+        assert jacoscope.verify(loss, model, batch_size=_N).ok
+        loss.backward()
+    assert outer.missing == inner.missing == {}
+    for name, rows in expected.items():
+        torch.testing.assert_close(outer[name].dense(), rows, rtol=1e-10, atol=1e-14)
+    flat = expected["0.weight"].flatten(1)
+    torch.testing.assert_close(inner["0.weight"].gram(), flat @ flat.T, rtol=1e-10, atol=1e-14)

@@ -15,6 +15,7 @@ from torch import Tensor
 from jacoscope.capturing._call import call_node
 from jacoscope.capturing._coding import Grads
 from jacoscope.capturing._layout import LayoutError
+from jacoscope.capturing._passes import is_extra_pass
 from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
 from jacoscope.capturing._pull_back import PullBack
 from jacoscope.capturing._streamed import StreamedJacobian, TooLargeError
@@ -119,6 +120,8 @@ class BackwardCapture:
 
     def _hook(self, node: int) -> Callable[[Grads], None]:
         def hook(grads: Grads) -> None:
+            if is_extra_pass() and not self._rehearsal:
+                return
             with torch.no_grad():
                 for base in self._roots.get(node, ()):
                     self._pull_back(base)

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from jacoscope.capturing._layout import Constant, Irregular, Layout, regular_layouts
+from jacoscope.capturing._passes import extra_pass
 from jacoscope.capturing._walk import Graph, Shape
 
 __all__ = ["Flow", "Grads", "Layouts", "Reading", "read_layouts"]
@@ -96,7 +97,7 @@ class Flow:
                     )
                     edges.append(GradientEdge(self._graph.nodes[node], output))
                     starts.append(_weighed(blank, layout, node * 8 + output, weigh))
-        with ExitStack() as stack:
+        with extra_pass(), ExitStack() as stack:
             for node in {*self._cuts, *observers}:
                 hook = self._hook(node, weigh, observers.get(node))
                 handle = self._graph.nodes[node].register_prehook(hook)

@@ -13,6 +13,7 @@ from jacoscope.capturing._api import samples_of, watched_parameters
 from jacoscope.capturing._backward import Arrival, BackwardCapture
 from jacoscope.capturing._calibration import Calibration, Calibrations
 from jacoscope.capturing._closure import Check, Direction, closure_errors, tolerance
+from jacoscope.capturing._passes import extra_pass
 from jacoscope.capturing._walk import Graph, walk
 from jacoscope.jacobian import DEFAULT_MEMORY_BUDGET
 
@@ -174,8 +175,10 @@ def _captured(
     plan = calibration.plan
     if not plan.leaves:
         return checks, failures
-    capture = BackwardCapture(graph, plan, memory_budget, consume, fail, confirm=confirm)
-    with ExitStack() as stack:
+    capture = BackwardCapture(
+        graph, plan, memory_budget, consume, fail, confirm=confirm, rehearsal=True
+    )
+    with extra_pass(), ExitStack() as stack:
         for place, hook in capture.hooks().items():
             stack.callback(graph.nodes[place].register_prehook(hook).remove)
         grads = torch.autograd.grad(
