@@ -91,16 +91,18 @@ def test_samples_are_ranked_and_described() -> None:
     boards = _close(leaderboard)
     assert _ids(boards, "largest_gradient") == ["b", "c"]
     assert _ids(boards, "largest_mean_gradient") == ["b", "c"]
+    assert _ids(boards, "largest_mean_loss") == ["c", "a"]
     assert _ids(boards, "worst_alignment") == ["b", "c"]
     assert _ids(boards, "worst_class_alignment") == ["c", "a"]
+    assert _ids(boards, "worst_mean_class_alignment") == ["c", "a"]
     entry = boards.boards[-1].entries[0]
     assert (entry.label, entry.loss, entry.step, entry.layer) == ("cat", 0.3, 6, None)
-    assert (entry.norm, entry.mean_norm, entry.alignment) == (2.0, 2.0, 0.1)
+    assert (entry.norm, entry.mean_norm, entry.mean_loss, entry.alignment) == (2.0, 2.0, 0.3, 0.1)
     assert (entry.class_alignment, entry.mean_class_alignment) == (-0.5, -0.5)
     assert all(board.title and board.explanation for board in boards.boards)
 
 
-def test_without_classes_there_is_no_board_of_them() -> None:
+def test_without_classes_or_losses_there_is_no_board_of_them() -> None:
     leaderboard = Leaderboard()
     leaderboard.add(_batch({1: 1.0}))
     assert _names(_close(leaderboard)) == [
@@ -167,6 +169,7 @@ def test_layers_have_boards_of_their_own() -> None:
     assert (entry.layer, entry.norm, entry.alignment, entry.label) == ("head", 6.0, 0.5, 0)
     assert entry.thing is None
     assert math.isnan(entry.mean_norm)
+    assert math.isnan(entry.mean_loss)
     assert boards.last_layer == "head"
     assert boards.columns.ids == ("c", "b", "a")
     np.testing.assert_array_equal(boards.columns.last_layer_norms, [4.0, 5.0, 6.0])
@@ -203,6 +206,32 @@ def test_means_run_over_epochs() -> None:
     assert means == pytest.approx({1: (4 + 2) / 1.5, 2: (0.5 + 3) / 1.5, 3: 2.5})
 
 
+def test_losses_and_alignments_with_the_class_have_means_too() -> None:
+    leaderboard = Leaderboard(epochs_decay=0.5)
+    leaderboard.add(_batch({1: 1.0, 2: 1.0}, losses=[4.0, 1.0], class_alignments=[-0.5, 0.5]))
+    _close(leaderboard)
+    leaderboard.add(_batch({1: 1.0, 2: 1.0}, losses=[1.0, 2.0], class_alignments=[0.25, 0.0]))
+    boards = _close(leaderboard)
+    assert _ids(boards, "largest_mean_loss") == [1, 2]
+    assert _ids(boards, "worst_class_alignment") == [2, 1]
+    assert _ids(boards, "worst_mean_class_alignment") == [1, 2]
+    columns = boards.columns
+    assert columns.ids == (1, 2)
+    assert columns.mean_losses.tolist() == pytest.approx([(2 + 1) / 1.5, (0.5 + 2) / 1.5])
+    assert columns.mean_class_alignments.tolist() == pytest.approx([0.0, 0.25 / 1.5])
+    (board,) = [board for board in boards.boards if board.name == "largest_mean_loss"]
+    assert [entry.mean_loss for entry in board.entries] == columns.mean_losses.tolist()
+    assert [entry.loss for entry in board.entries] == [1.0, 2.0]
+
+
+def test_later_epochs_weigh_little_more_than_earlier_ones_unless_told() -> None:
+    leaderboard = Leaderboard()
+    leaderboard.add(_batch({1: 1.0}))
+    _close(leaderboard)
+    leaderboard.add(_batch({1: 2.0}))
+    assert _close(leaderboard).columns.mean_norms.item() == pytest.approx((0.9 + 2) / 1.9)
+
+
 def test_means_count_once_per_epoch_and_skip_what_is_not_finite() -> None:
     leaderboard = Leaderboard(epochs_decay=0.5)
     for norm, alignment in ((100.0, 0.0), (4.0, -1.0)):
@@ -215,17 +244,19 @@ def test_means_count_once_per_epoch_and_skip_what_is_not_finite() -> None:
 
 def test_means_survive_a_checkpoint() -> None:
     first, second = Leaderboard(), Leaderboard()
-    first.add(_batch({"a": 8.0, 2: 1.0}, class_alignments=[0.5, _NAN]))
+    first.add(_batch({"a": 8.0, 2: 1.0}, losses=[1.0, 2.0], class_alignments=[0.5, _NAN]))
     first.close_epoch(0, 0)
     file = io.BytesIO()
     torch.save(first.state_dict(), file)
     file.seek(0)
     second.load_state_dict(torch.load(file, weights_only=True))
     for leaderboard in (first, second):
-        leaderboard.add(_batch({2: 3.0, "a": 1.0, 5: 2.0}, class_alignments=[0.1, 0.2, 0.3]))
+        columns = {"losses": [1.0, 2.0, 3.0], "class_alignments": [0.1, 0.2, 0.3]}
+        leaderboard.add(_batch({2: 3.0, "a": 1.0, 5: 2.0}, **columns))
     columns_1, columns_2 = _close(first).columns, _close(second).columns
     assert columns_1.ids == columns_2.ids
     np.testing.assert_array_equal(columns_1.mean_norms, columns_2.mean_norms)
+    np.testing.assert_array_equal(columns_1.mean_losses, columns_2.mean_losses)
     np.testing.assert_array_equal(columns_1.mean_class_alignments, columns_2.mean_class_alignments)
     assert first.state_dict() == second.state_dict()
 
@@ -234,6 +265,19 @@ def test_a_checkpoint_without_a_state_is_a_fresh_start() -> None:
     leaderboard = Leaderboard()
     leaderboard.load_state_dict({})
     leaderboard.add(_batch({1: 2.0}))
+    assert _close(leaderboard).columns.mean_norms.item() == 2.0
+
+
+@pytest.mark.parametrize("samples", [1, 2, 3])
+def test_a_checkpoint_with_other_means_is_a_fresh_start(samples: int) -> None:
+    old = RunningMeans(0.7, means=2)
+    old.update(list(range(samples)), np.ones((samples, 2)))
+    leaderboard = Leaderboard()
+    leaderboard.add(_batch({0: 5.0}))
+    _close(leaderboard)
+    leaderboard.load_state_dict({"means": old.state_dict()})
+    assert leaderboard.state_dict() == Leaderboard().state_dict()
+    leaderboard.add(_batch({0: 2.0}))
     assert _close(leaderboard).columns.mean_norms.item() == 2.0
 
 
@@ -301,6 +345,46 @@ def test_a_thing_that_fails_costs_no_numbers() -> None:
     with pytest.raises(OSError, match="no such file"):
         leaderboard.add(_batch({1: 1.0}, thing=fail, layers={"head": [1.0]}))
     assert _ids(_close(leaderboard), "largest_gradient/head") == [1]
+
+
+# Alignment with the class
+
+
+def test_alignment_with_the_class_is_a_mean_of_cosines() -> None:
+    from jacoscope.sample_results import _class_alignments
+
+    rng = np.random.default_rng(0)
+    gradients_NP = rng.normal(size=(7, 5)) * rng.gamma(1, 100, (7, 1))
+    gradients_NP[2] = 0
+    classes = np.array([0, 1, 0, 0, 1, 2, 0])
+    found = _class_alignments(gradients_NP @ gradients_NP.T, classes)
+    assert found is not None
+
+    def cosine(i: int, k: int) -> float:
+        a, b = gradients_NP[i], gradients_NP[k]
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    assert np.isnan(found).tolist() == [i in (2, 5) for i in range(7)]
+    assert found[1] == pytest.approx(cosine(1, 4))
+    assert found[0] == pytest.approx((cosine(0, 3) + cosine(0, 6)) / 2)
+    # A few large gradients do not outweigh the rest.
+    gradients_NP[3] *= 1e6
+    again = _class_alignments(gradients_NP @ gradients_NP.T, classes)
+    np.testing.assert_allclose(again, found)
+
+
+def test_gradients_without_a_direction_have_no_part_in_their_class() -> None:
+    from jacoscope.sample_results import _class_alignments
+
+    gram_NN = np.array(
+        [[1.0, 0.5, _NAN, 2.0], [0.5, 1.0, _NAN, 3.0], [_NAN] * 4, [2, 3, _NAN, _INF]]
+    )
+    found = _class_alignments(gram_NN, np.zeros(4, dtype=np.int64))
+    np.testing.assert_array_equal(found, [0.5, 0.5, _NAN, _NAN])
+    alone = _class_alignments(np.ones((1, 1)), np.zeros(1, dtype=np.int64))
+    np.testing.assert_array_equal(alone, [_NAN])
+    assert _class_alignments(None, np.zeros(4, dtype=np.int64)) is None
+    assert _class_alignments(gram_NN, None) is None
 
 
 # The rest

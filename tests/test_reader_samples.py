@@ -17,12 +17,12 @@ from jacoscope.leaderboard import EpochBoards, Leaderboard, SampleBatch
 from jacoscope.sinks import TensorBoardSink
 
 _SAMPLES = [
-    *("epoch", "id", "label", "loss", "norm", "mean_norm", "alignment", "class_alignment"),
-    *("mean_class_alignment", "last_layer_norm", "step"),
+    *("epoch", "id", "label", "loss", "mean_loss", "norm", "mean_norm", "alignment"),
+    *("class_alignment", "mean_class_alignment", "last_layer_norm", "step"),
 ]
 _BOARDS = [
-    *("epoch", "board", "layer", "rank", "id", "label", "loss", "norm", "mean_norm"),
-    *("alignment", "class_alignment", "mean_class_alignment", "step"),
+    *("epoch", "board", "layer", "rank", "id", "label", "loss", "mean_loss", "norm"),
+    *("mean_norm", "alignment", "class_alignment", "mean_class_alignment", "step"),
 ]
 
 
@@ -76,6 +76,7 @@ def test_samples_come_back(tmp_path: Path) -> None:
         assert tuple(part["step"]) == columns.steps
         for name, values in {
             "loss": columns.losses,
+            "mean_loss": columns.mean_losses,
             "norm": columns.norms,
             "mean_norm": columns.mean_norms,
             "alignment": columns.alignments,
@@ -103,7 +104,7 @@ def test_leaderboards_come_back(tmp_path: Path) -> None:
     norms = [e.norm for boards in epochs for board in boards.boards for e in board.entries]
     np.testing.assert_allclose(frame["norm"], norms, rtol=1e-8)
     of_layer = frame[frame["board"] == "largest_gradient/head"]
-    assert of_layer["mean_norm"].isna().all()
+    assert of_layer[["mean_norm", "mean_loss"]].isna().all(axis=None)
     assert set(of_layer["layer"]) == {"head"}
 
 
@@ -116,7 +117,11 @@ def test_what_is_not_known_comes_back_as_such(tmp_path: Path) -> None:
     assert list(frame["label"]) == [None, None]
     assert frame["norm"].tolist()[0] == math.inf
     assert frame["norm"].isna().tolist() == [False, True]
-    assert frame[["loss", "class_alignment", "mean_class_alignment"]].isna().all(axis=None)
+    assert (
+        frame[["loss", "mean_loss", "class_alignment", "mean_class_alignment"]]
+        .isna()
+        .all(axis=None)
+    )
 
 
 def test_after_resuming_the_last_write_wins(tmp_path: Path) -> None:

@@ -158,14 +158,17 @@ def _batch(
 
 
 def _class_alignments(gram_NN: FloatArray | None, classes: IntArray | None) -> FloatArray | None:
-    """cos(g_i, mean gradient of the others of its class), ``nan`` where there are none."""
+    """Mean of cos(g_i, g_k) over the others of its class, ``nan`` where there are none.
+
+    Gradients that are zero or not finite have no direction, and no part in it.
+    """
     if gram_NN is None or classes is None:
         return None
-    same_NN = np.equal.outer(classes, classes) & ~np.eye(len(classes), dtype=bool)
-    weights_NN = same_NN.astype(np.float64)
-    dots = (gram_NN * weights_NN).sum(1)
-    others_sq = np.einsum("ij,jk,ik->i", weights_NN, gram_NN, weights_NN)
     with np.errstate(all="ignore"):
-        lengths = np.sqrt(np.maximum(np.diag(gram_NN), 0) * np.maximum(others_sq, 0))
-        found: FloatArray = np.where(same_NN.any(1), dots / lengths, np.nan)
+        norms_N = np.sqrt(np.diag(gram_NN))
+        norms_N[np.isinf(norms_N)] = np.nan
+        cosines_NN = gram_NN / np.multiply.outer(norms_N, norms_N)
+        same_NN = np.equal.outer(classes, classes) & np.isfinite(cosines_NN)
+        np.fill_diagonal(same_NN, False)
+        found: FloatArray = np.where(same_NN, cosines_NN, 0.0).sum(1) / same_NN.sum(1)
     return found

@@ -16,6 +16,10 @@ def linear(*widths: int, bias: bool = True) -> nn.Linear:
     return nn.Linear(*widths, bias=bias)
 
 
+# What these functions save is as good a second time.
+RUN = {"custom_functions": "run"}
+
+
 class Swish(torch.autograd.Function):
     """x · sigmoid(βx) with a derivative written by hand."""
 
@@ -218,10 +222,10 @@ DENSE = (
     used("spline basis (KAN)", kan, 4, n=4, coefficients=w(4, 3, 4), base=w(4, 3)),
     used("autograd function with a learned scalar",
          lambda m, x: m.layer(Swish.apply(m.layer(x), m.beta)), 4, n=4, layer=lambda: linear(4, 4),
-         beta=w()),
+         beta=w(), options=RUN),
     used("autograd function around a product",
          lambda m, x: TimesWeight.apply(TimesWeight.apply(x, m.W).tanh(), m.V), 5, 4, n=3,
-         W=w(4, 3), V=w(3, 2)),
+         W=w(4, 3), V=w(3, 2), options=RUN),
     used("factorisation machine", lambda m, x: 0.5 * ((x @ m.V).square()
          - x.square() @ m.V.square()).sum(1) + x @ m.w + m.b, 5, n=4, V=w(5, 3), w=w(5), b=w()),
     used("deep sets", lambda m, x: m.rho(m.phi(x).relu().sum(1)), 5, 3, n=5,

@@ -22,7 +22,9 @@ SAMPLES = 4
 
 def captured(model: nn.Module, *inputs: Tensor, want: Any = ("row_sq_norms", "sum")) -> Any:
     loss = wave(model(*inputs))
-    with jacoscope.capture(loss, model, batch_size=SAMPLES, want=want) as jacobians:
+    with jacoscope.capture(
+        loss, model, batch_size=SAMPLES, want=want, custom_functions="run"
+    ) as jacobians:
         loss.backward()
     return jacobians
 
@@ -252,3 +254,49 @@ def test_a_wrong_rule_is_withheld(wrong_rule: str) -> None:
 def test_a_wrong_layout_is_withheld_although_it_closes(wrong_layout: str) -> None:
     jacobians = captured(model(), normal(SAMPLES, SAMPLES, 5))
     withheld(jacobians, wrong_layout)
+
+
+class UsesUp(torch.autograd.Function):
+    """Its backward can be run once: it lets go of what it has kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.kept = x
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        kept = ctx.kept
+        del ctx.kept
+        return grad * kept.cos()
+
+
+class Draws(torch.autograd.Function):
+    """Its backward draws random numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return 2 * grad + 1e-3 * torch.randn_like(grad)
+
+
+@pytest.mark.parametrize("function", [UsesUp, Draws])
+def test_a_function_of_the_users_own_runs_once(function: Any) -> None:
+    net = model()
+    net.run = lambda m, x: m.head(function.apply(m.body(x)) @ m.W)
+    x = normal(SAMPLES, 5)
+    loss = wave(net(x))
+    torch.manual_seed(3)
+    expected = torch.autograd.grad(loss, list(net.parameters()))
+    loss = wave(net(x))
+    torch.manual_seed(3)
+    with jacoscope.capture(loss, net, batch_size=SAMPLES) as jacobians:
+        loss.backward()
+    for parameter, gradient in zip(net.parameters(), expected, strict=True):
+        assert torch.equal(parameter.grad, gradient)
+    for name in ("body.weight", "body.bias"):
+        assert "custom_functions" in withheld(jacobians, name)
+    assert {"W", "head.weight", "head.bias"} == set(jacobians)

@@ -26,7 +26,10 @@ from jacoscope.sinks import MemorySink, ScalarSink, TensorBoardSink
 Values = Callable[..., list[tuple[int, Any]]]
 
 _OUTPUT: dict[str, Any] = {"records": False, "pictures": ()}
-_BOARDS = ("largest_gradient", "worst_alignment", "largest_mean_gradient", "worst_class_alignment")
+_BOARDS = (
+    *("largest_gradient", "worst_alignment", "largest_mean_gradient", "largest_mean_loss"),
+    *("worst_class_alignment", "worst_mean_class_alignment"),
+)
 _LAYERS = "largest_gradient_by_layer"
 
 
@@ -157,9 +160,11 @@ def test_a_table_has_the_numbers_of_its_board(tmp_path: Path, values: Values) ->
 
 def test_a_table_has_the_number_that_it_is_ranked_by(tmp_path: Path, values: Values) -> None:
     _write(tmp_path, _boards())
-    texts = _texts(values)
-    assert _rows(texts["largest_mean_gradient"])[0][-1] == "mean ‖g‖"
-    assert _rows(texts["worst_class_alignment"])[0][-1] == "alignment with class"
+    last = {name: _rows(text)[0][-1] for name, text in _texts(values).items()}
+    assert last["largest_mean_gradient"] == "mean ‖g‖"
+    assert last["largest_mean_loss"] == "mean loss"
+    assert last["worst_class_alignment"] == "alignment with class"
+    assert last["worst_mean_class_alignment"] == "mean alignment with class"
 
 
 def test_layers_share_a_table(tmp_path: Path, values: Values) -> None:
@@ -291,6 +296,14 @@ def test_opacity_is_laid_on_white() -> None:
     assert _coloured(image).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
+def test_a_caption_has_the_number_that_its_board_is_ranked_by() -> None:
+    from jacoscope.sinks._thumbnails import _caption
+
+    for board in _boards().boards:
+        entry = board.entries[0]
+        assert f"{getattr(entry, board.ranked_by):.2g}" in _caption(board, entry)[-1]
+
+
 def test_samples_without_an_image_have_a_grey_field(tmp_path: Path, values: Values) -> None:
     _write(tmp_path, _boards(thing=lambda i: _image(i) if i else None), pictures=("grad_rms",))
     pixels = _pixels(values("images")[0][1])
@@ -347,7 +360,7 @@ def test_the_record_holds_everything_but_images(tmp_path: Path, values: Values) 
     assert (found["id_source"], found["last_layer"]) == ("dataset index", "head")
     assert [board["name"] for board in found["boards"]] == [board.name for board in boards.boards]
     assert found["samples"]["id"] == ["a", 2]
-    assert found["samples"]["loss"] == [None, 1e300]
+    assert found["samples"]["loss"] == found["samples"]["mean_loss"] == [None, 1e300]
     assert found["samples"]["norm"] == ["inf", 0.333333333]
     assert {len(column) for column in found["samples"].values()} == {2}
     assert "text" not in found["boards"][0]["entries"][0]

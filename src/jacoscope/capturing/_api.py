@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,6 +33,8 @@ def capture(
     *,
     samples: Tensor | Sequence[int] | None = None,
     parameters: Iterable[str] | None = None,
+    batch_dim: int | None = None,
+    custom_functions: Literal["withhold", "run"] = "withhold",
     verify: int = 2,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> Iterator[Jacobians]:
@@ -55,6 +58,11 @@ def capture(
         samples: For a batch of R rows that are not one per sample (graphs of variable size, two
             views per sample): which sample each row belongs to, shape (R,), integers from 0.
         parameters: Names of the parameters to watch; all that require a gradient by default.
+        batch_dim: Which dimension of the model's outputs is the batch; by default the first that
+            has the batch's size and explains the graph without mixing samples.
+        custom_functions: Whether the backward of your own autograd functions may be run several
+            times: ``withhold`` leaves out the parameters below them, ``run`` says that their
+            backward uses nothing up, changes nothing in place, and draws no random numbers.
         verify: How many samples to check by masked back-propagation when a structure is new.
         memory_budget: Bytes that temporary tensors may take.
 
@@ -81,6 +89,7 @@ def capture(
     watched = watched_parameters(model, parameters)
     known = _CALIBRATIONS.setdefault(model, Calibrations(memory_budget, verify))
     known.memory_budget, known.verify = memory_budget, verify
+    known.trust = custom_functions == "run"
 
     def measured(name: str, jacobian: Jacobian, grad: Tensor) -> ParameterJacobian:
         if _OPERATOR in wants:
@@ -99,6 +108,7 @@ def capture(
         memory_budget,
         seed,
         keeps_jacobians=_OPERATOR in wants,
+        dim=batch_dim,
     )
     try:
         capturing.attach(compare_grad=not _is_distributed())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -47,11 +48,15 @@ class Calibrations:
     Args:
         memory_budget: Bytes that temporary tensors may take.
         verify: How many samples to check by masked back-propagation when a plan is made.
+        trust: Whether the backward of a user's own autograd function may be run several times.
     """
 
-    def __init__(self, memory_budget: int = DEFAULT_MEMORY_BUDGET, verify: int = 2) -> None:
+    def __init__(
+        self, memory_budget: int = DEFAULT_MEMORY_BUDGET, verify: int = 2, trust: bool = False
+    ) -> None:
         self.memory_budget = memory_budget
         self.verify = verify
+        self.trust = trust
         self._known: dict[tuple[object, ...], Calibration] = {}
         self.made = 0
 
@@ -61,6 +66,7 @@ class Calibrations:
         parameters: Mapping[str, Tensor],
         samples: int,
         index: Tensor | None = None,
+        dim: int | None = None,
     ) -> Calibration:
         """The calibration for a graph, made now if its structure is new.
 
@@ -69,8 +75,10 @@ class Calibrations:
             parameters: The parameters wanted, by name.
             samples: Number of samples.
             index: Sample of each row of the batch, where the user gave one, shape (R,).
+            dim: Which dimension of the model's outputs is the batch, where the user said so.
         """
-        key = (graph.signature, tuple(parameters), samples, None if index is None else len(index))
+        rows = None if index is None else len(index)
+        key = (graph.signature, tuple(parameters), samples, rows, dim, self.trust)
         known = self._known.get(key)
         if known is not None and known.plan.is_stable and known.plan.pins.hold(graph):
             if index is None:
@@ -80,8 +88,8 @@ class Calibrations:
         # An unstable layout is found anew each time; its rules have been checked before.
         count = self.verify if known is None else 0
         try:
-            with _quiet():
-                plan = make_plan(graph, parameters, samples, index)
+            with _quiet(), _own_random_numbers(parameters):
+                plan = make_plan(graph, parameters, samples, index, dim=dim, trust=self.trust)
                 made = _Verification(graph, parameters, plan, self.memory_budget).run(count)
         except Exception as error:
             expected = "CheckpointError" in type(error).__name__
@@ -90,6 +98,8 @@ class Calibrations:
                 fault=None if expected else _bare(error),
             )
         self.made += 1
+        if any(not math.isfinite(error) for error in made.errors.values()):
+            return made  # what a broken batch says does not hold for the next
         if len(self._known) >= _MOST_KEPT:
             self._known.pop(next(iter(self._known)))
         self._known[key] = made
@@ -143,7 +153,9 @@ class _Verification:
                 error = float(check.error_of(sample, expected[name]))
                 worst[name] = max(worst[name], error) if error == error else error
         for name, error in worst.items():
-            if not error <= tolerance(self._checks[name].epsilon):
+            if not math.isfinite(error):
+                self._failures.setdefault(name, "a value in the batch is not finite")
+            elif not error <= tolerance(self._checks[name].epsilon):
                 self._failures.setdefault(
                     name,
                     f"its rows differ from masked back-propagation by {error:.1%} of the "
@@ -241,6 +253,14 @@ def _with_index(plan: CapturePlan, index: Tensor) -> CapturePlan:
         for node, each in plan.uses.items()
     }
     return replace(plan, index=index, uses=uses)
+
+
+@contextmanager
+def _own_random_numbers(parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Whatever a backward draws, the training's random numbers stay as they are."""
+    devices = {p.device.index for p in parameters.values() if p.device.type == "cuda"}
+    with torch.random.fork_rng(sorted(index or 0 for index in devices)):
+        yield
 
 
 @contextmanager

@@ -57,6 +57,7 @@ class JacobianCapture(Generic[Value]):
         seed: Tells apart the random directions of captures.
         keeps_jacobians: Whether ``measure`` keeps Jacobians beyond the call, so that they cannot
             be ones that live on the graph.
+        dim: Which dimension of the model's outputs is the batch, where the user said so.
 
     Attributes:
         missing: By parameter, why it could not be had.
@@ -74,6 +75,7 @@ class JacobianCapture(Generic[Value]):
         seed: int = 0,
         *,
         keeps_jacobians: bool = False,
+        dim: int | None = None,
     ) -> None:
         self.missing: dict[str, str] = {}
         self.fault: Exception | None = None
@@ -94,7 +96,7 @@ class JacobianCapture(Generic[Value]):
             return
         self._graph = walk(loss, parameters)
         self._signature = self._graph.signature
-        self.calibration = calibrations.of(self._graph, parameters, samples, index)
+        self.calibration = calibrations.of(self._graph, parameters, samples, index, dim)
         self.missing = dict(self.calibration.plan.missing)
         self.fault = self.calibration.fault
         self._capture = BackwardCapture(

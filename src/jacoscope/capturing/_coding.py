@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from jacoscope.capturing._layout import Constant, Irregular, Layout, regular_layouts
+from jacoscope.capturing._layout import Constant, Irregular, Layout, Regular, regular_layouts
 from jacoscope.capturing._passes import extra_pass
 from jacoscope.capturing._walk import Graph, Shape
 
@@ -41,10 +41,12 @@ class Reading:
     Args:
         layout: Its layout, where samples are told apart.
         is_alive: Whether any gradient reached it; if not, nothing is known.
+        is_certain: Whether no other regular layout would explain the elements that were reached.
     """
 
     layout: Layout | None
     is_alive: bool
+    is_certain: bool = True
 
 
 class Flow:
@@ -289,20 +291,39 @@ def _decide(
     """The layout that explains which samples these elements belong to."""
     if not bool(alive.any()):
         return Reading(None, False)
+    dead = not bool(alive.all())
     owners, places = owners[alive], places[alive]
     clean = owners >= 0
     if float(clean.double().mean()) < 0.98:
         return Reading(None, True)
-    owners, places = owners[clean], places[clean]
     along = torch.unravel_index(places, shape) if shape else ()
+    fitting: list[Regular] = []
     for layout in regular_layouts(shape, samples, index):
         predicted = along[layout.dim] // layout.inner % layout.count
         if layout.index is not None:
             predicted = layout.index.cpu()[predicted]
-        if bool((predicted == owners).all()):
-            return Reading(layout, True)
+        if bool((predicted == owners)[clean].all()):
+            if not fitting and _mixes_a_sample(predicted, clean, samples):
+                return Reading(None, True)
+            fitting.append(layout)
+            if not dead:
+                break
+    if fitting:
+        maps = [each.samples(shape, torch.device("cpu")).expand(shape) for each in fitting[:4]]
+        certain = all(torch.equal(maps[0], other) for other in maps[1:])
+        return Reading(fitting[0], True, certain)
+    owners, places = owners[clean], places[clean]
     if bool((owners == owners[0]).all()):
         return Reading(Constant(int(owners[0])), True)
     full = torch.full((math.prod(shape),), -1)
     full[places] = owners
     return Reading(Irregular.of(full.view(shape)), True)
+
+
+def _mixes_a_sample(predicted: Tensor, clean: Tensor, samples: int) -> bool:
+    """Whether the elements of any one sample are mixed, though most are not."""
+    if bool(clean.all()):
+        return False
+    seen = torch.bincount(predicted, minlength=samples)
+    mixed = torch.bincount(predicted[~clean], minlength=samples)
+    return bool((2 * mixed > seen).any())

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from jacoscope.capturing._layout import Layout, regular_layouts
+from jacoscope.capturing._pins import moved_by_index
 from jacoscope.capturing._views import VIEWS
-from jacoscope.capturing._walk import Edge, Graph, operation_of
+from jacoscope.capturing._walk import Edge, Graph, Shape, operation_of
 
 __all__ = ["LAST", "Frontier", "find_frontier", "is_parameter_only"]
 
@@ -48,8 +49,12 @@ _ARITHMETIC = frozenset(
         ),
         *("LinalgMatrixExp", "LinalgMatrixNorm", "WeightNormInterface", "Var", "Std", "Max", "Min"),
         *("Amax", "Amin", "Minimum", "Maximum", "Logsumexp", "Flip", "Roll", "ConstantPadNd"),
+        *("LinalgSvd", "LinalgEigh", "LinalgInvEx", "LinalgSlogdet", "LinalgDet", "LinalgQr"),
+        *("LinalgCholeskyEx", "Erf", "Atan", "LogSigmoid", "Hardtanh", "Where", "MaskedFill"),
     )
 )
+
+_ELEMENTWISE = frozenset(("Mul", "Div", "Add", "Sub", "Rsub", "Pow", "Where", "MaskedFill"))
 
 # Of these, the loss is a sum in which each term keeps its gradient, whatever the batch.
 _SUMS = frozenset(
@@ -60,6 +65,13 @@ _SUMS = frozenset(
 )
 
 _ANY = (0, 1, 2)
+
+_REDUCTIONS = frozenset(
+    (
+        *("Sum", "Mean", "Prod", "Norm", "LinalgVectorNorm", "Amax", "Amin", "Max", "Min"),
+        *("Logsumexp", "Var", "Std", "VarMean", "StdMean"),
+    )
+)
 
 LAST = -1
 """The last dimension, in place of a number."""
@@ -82,43 +94,44 @@ class Frontier:
 
 
 def is_parameter_only(graph: Graph) -> list[bool]:
-    """By node, whether its value certainly depends on the model's parameters alone."""
+    """By node, whether its value depends on the model's parameters alone, and on constants."""
     only = [False] * len(graph.nodes)
     for index in reversed(range(len(graph.nodes))):
         if graph.is_leaf(index):
             only[index] = index in graph.leaves
             continue
         operation = operation_of(graph.names[index])
-        inputs = graph.inputs[index]
+        inputs = [edge for edge in graph.inputs[index] if edge is not None]
         if operation not in VIEWS and operation not in _ARITHMETIC:
             continue
-        known = all(edge is not None and only[edge[0]] for edge in inputs)
-        only[index] = bool(inputs) and (known or _rest_is_scalar(graph, index, only))
+        if not inputs or not all(only[edge[0]] for edge in inputs):
+            continue
+        whole = len(inputs) == len(graph.inputs[index])
+        only[index] = whole or _with_constant(graph, index, operation)
     return only
 
 
-def _rest_is_scalar(graph: Graph, index: int, only: list[bool]) -> bool:
-    """Whether what is not in the graph is a plain number, as in ``2 * weight``."""
-    inputs = graph.inputs[index]
-    if operation_of(graph.names[index]) not in ("Mul", "Div", "Add", "Sub", "Rsub") or not any(
-        edge is not None and only[edge[0]] for edge in inputs
-    ):
-        return False
-    if any(edge is not None and not only[edge[0]] for edge in inputs):
-        return False
-    node = graph.nodes[index]
-    if operation_of(graph.names[index]) in ("Add", "Sub", "Rsub"):
-        return False  # the number is not saved, and a tensor would not be either
-    names = ("_saved_self", "_saved_other")
-    saved = [getattr(node, name, None) for name in names]
-    absent = saved[1 if inputs[0] is not None else 0]
-    return absent is None or (isinstance(absent, Tensor) and absent.numel() == 1)
+def _with_constant(graph: Graph, index: int, operation: str) -> bool:
+    """Whether the operand that is not in the graph is a number, or of the parameter's own shape.
+
+    As in ``2 * weight`` or ``weight - start``; the batch would have made the result larger.
+    """
+    shape = graph.shapes[index][0] if graph.shapes[index] else None
+    inputs = [edge for edge in graph.inputs[index] if edge is not None]
+    return operation in _ELEMENTWISE and any(graph.shape(edge) == shape for edge in inputs)
 
 
 def find_frontier(
-    graph: Graph, only: Sequence[bool], samples: int, index: Tensor | None, dims: Sequence[int]
+    graph: Graph,
+    only: Sequence[bool],
+    samples: int,
+    index: Tensor | None,
+    dims: Sequence[int],
+    *,
+    deep: bool = False,
+    through_vectors: bool = False,
 ) -> Frontier | None:
-    """Walk down from the loss to the first values that have a dimension for the batch.
+    """The first values below the loss that have a dimension for the batch.
 
     Args:
         graph: The graph.
@@ -126,27 +139,39 @@ def find_frontier(
         samples: Number of samples.
         index: Sample of each row, where the user gave one.
         dims: Which dimensions to look at, most likely first.
+        deep: Whether to look further down where the loss may have reduced the batch and left
+            another dimension of its size.
+        through_vectors: Whether to look below parameters that are used on vectors, which may be a
+            vector of losses.
 
     Returns:
         The frontier, or ``None`` if there is none, or a parameter meets above it what is not yet
         reduced to a number, so that the batch must be in it, unseen.
     """
     used = {edge for edges in graph.inputs for edge in edges if edge is not None}
+    found = [
+        tuple(
+            _layout(shape, samples, index, dims) if (node, output) in used or not node else None
+            for output, shape in enumerate(shapes)
+        )
+        for node, shapes in enumerate(graph.shapes)
+    ]
+    is_told = [any(layout is not None for layout in layouts) for layouts in found]
+    count = samples if index is None else len(index)
+    below = _covered_below(graph, only, is_told, deep, through_vectors, count)
     layouts: dict[int, tuple[Layout | None, ...]] = {}
     above: list[int] = []
     sums: dict[int, bool] = {0: True}
     for node in range(len(graph.nodes)):
         if node not in sums or only[node] or graph.is_leaf(node):
             continue
-        found = tuple(
-            _layout(shape, samples, index, dims) if (node, output) in used else None
-            for output, shape in enumerate(graph.shapes[node])
-        )
-        if any(layout is not None for layout in found):
+        if is_told[node] and not below[node]:
             # Outputs of one node may have the batch along different dimensions.
             layouts[node] = tuple(
                 layout or (_layout(shape, samples, index, _ANY) if (node, nr) in used else None)
-                for nr, (layout, shape) in enumerate(zip(found, graph.shapes[node], strict=True))
+                for nr, (layout, shape) in enumerate(
+                    zip(found[node], graph.shapes[node], strict=True)
+                )
             )
             continue
         above.append(node)
@@ -156,6 +181,18 @@ def find_frontier(
                 sums[edge[0]] = sums.get(edge[0], True) and keeps
     if not layouts:
         return None
+    return _with_terms(graph, only, layouts, above, sums, through_vectors)
+
+
+def _with_terms(
+    graph: Graph,
+    only: Sequence[bool],
+    layouts: Mapping[int, tuple[Layout | None, ...]],
+    above: Sequence[int],
+    sums: Mapping[int, bool],
+    through_vectors: bool,
+) -> Frontier | None:
+    """The frontier, with the parameters that are used above it."""
     shared: dict[tuple[int, int], Edge] = {}
     late: set[int] = set()
     for node in above:
@@ -163,13 +200,59 @@ def find_frontier(
         for slot, edge in enumerate(graph.inputs[node]):
             if edge is None or not only[edge[0]]:
                 continue
+            shape = graph.shapes[node][0] or ()
             if keeps:
                 shared[node, slot] = edge
-            elif math.prod(graph.shapes[node][0] or ()) > 1:
+            elif math.prod(shape) > 1 and not (through_vectors and len(shape) == 1):
                 return None
             else:
                 late.add(node)
     return Frontier(layouts, shared, frozenset(late))
+
+
+def _covered_below(
+    graph: Graph,
+    only: Sequence[bool],
+    is_told: Sequence[bool],
+    deep: bool,
+    through_vectors: bool,
+    count: int,
+) -> list[bool]:
+    """By node, whether to look below it, though it may be told.
+
+    Namely where the loss has reduced a dimension of the batch's size on the way, and every way down
+    meets a told value before a parameter's use, and before anything that moves rows about.
+    """
+    below = [False] * len(graph.nodes)
+    reduces = [False] * len(graph.nodes)
+    for node in reversed(range(len(graph.nodes))):
+        if only[node] or graph.is_leaf(node):
+            continue
+        edges = [edge for edge in graph.inputs[node] if edge is not None]
+        ways = [edge for edge in edges if not only[edge[0]]]
+        shape = graph.shapes[node][0] if graph.shapes[node] else None
+        is_vector = through_vectors and shape is not None and len(shape) <= 1
+        is_number = shape is not None and math.prod(shape) == 1
+        uses = len(ways) < len(edges) and not is_vector and not is_number
+        if uses or not ways or moved_by_index(graph.names[node]) or _moves(graph, node):
+            continue
+        operation = operation_of(graph.names[node])
+        here = operation in _REDUCTIONS and any(
+            _sizes(graph.shape(way), count) > _sizes(shape, count) for way in ways
+        )
+        stacks = operation in ("Stack", "Cat") and len(shape or ()) == 1
+        reduces[node] = here or stacks or any(reduces[way[0]] for way in ways)
+        covered = all(is_told[way[0]] or below[way[0]] for way in ways)
+        below[node] = covered and ((deep and reduces[node]) or not is_told[node])
+    return below
+
+
+def _sizes(shape: Shape | None, count: int) -> int:
+    return sum(size == count for size in shape or ())
+
+
+def _moves(graph: Graph, node: int) -> bool:
+    return operation_of(graph.names[node]) in ("Flip", "Roll")
 
 
 def _keeps(graph: Graph, node: int, only: Sequence[bool]) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jacoscope.capturing._coding import Flow, Reading, read_layouts
 from jacoscope.capturing._frontier import LAST, Frontier, find_frontier, is_parameter_only
-from jacoscope.capturing._layout import Layout, Regular
+from jacoscope.capturing._layout import Constant, Layout, Regular
 from jacoscope.capturing._pins import Pins, moved_by_index
 from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
 from jacoscope.capturing._views import VIEWS, View, apply_views, view_of
@@ -23,6 +23,13 @@ __all__ = ["make_plan"]
 _FANS_OUT = ("Expand", "Repeat", "RepeatInterleave", "Index", "IndexSelect", "Gather", "Embedding")
 _BATCH_NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "MiopenBatchNorm")
 _BATCH_DIMENSION = {"Convolution": 0, "MkldnnRnnLayer": 1, **dict.fromkeys(_BATCH_NORMS, 0)}
+# By operation and input, the dimension that a matrix product sums over.
+_SUMMED = {
+    "Mm": {0: 1, 1: 0},
+    "Addmm": {1: 1, 2: 0},
+    "Bmm": {0: 2, 1: 1},
+    "Baddbmm": {1: 2, 2: 1},
+}
 _CONTRADICTION = 1_000_000
 _ROUNDS = 6
 _HIDING = {
@@ -32,19 +39,38 @@ _HIDING = {
 }
 
 # Where the batch may be at the frontier, most likely first.
-_DIMS = ((0,), (1,), (0, 1, 2), (LAST,))
+_DIMS = (
+    ((0,), False),
+    ((1,), False),
+    ((0,), True),
+    ((0, 1, 2), False),
+)
+# Where these have an operand that is not in the graph, that is most likely the batch.
+_ENTRIES = frozenset(("Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Convolution", "MkldnnRnnLayer"))
 
 _UNTOLD = (
     "it is used where samples cannot be told apart: no tensor between it and the loss has a "
     "dimension of {count} {what}"
 )
+_CUSTOM = (
+    "its gradient comes through the autograd function {name}, whose backward may not be run more "
+    'than once; say custom_functions="run" if it may'
+)
+_HARMLESS = ("BackwardHookFunctionBackward",)
+_AS_MANY = "there are as many rows as samples, in another order, so that tensors do not tell which"
 _LATE = "it is used after the loss was added up over the samples"
 _MIXED = "samples are mixed in the gradient of a layer that uses it"
 _ABSENT = "the loss does not depend on it"
 
 
 def make_plan(
-    graph: Graph, parameters: Mapping[str, Tensor], samples: int, index: Tensor | None = None
+    graph: Graph,
+    parameters: Mapping[str, Tensor],
+    samples: int,
+    index: Tensor | None = None,
+    *,
+    dim: int | None = None,
+    trust: bool = False,
 ) -> CapturePlan:
     """Find out how to capture these parameters.
 
@@ -53,33 +79,122 @@ def make_plan(
         parameters: The parameters wanted, by name.
         samples: Number of samples.
         index: Sample of each row of the batch, where the user gave one, shape (R,).
+        dim: Which dimension of the model's outputs is the batch, where the user said so.
+        trust: Whether the backward of a user's own autograd function may be run several times.
     """
     leaves = {name: place for place, name in graph.leaves.items() if name in parameters}
     absent = {name: _ABSENT for name in parameters if name not in leaves}
     hidden = next((_HIDING[name] for name in graph.names if name in _HIDING), None)
     if hidden is not None:
         return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, hidden), **absent})
+    if not trust:
+        absent |= _below_custom(graph, leaves)
+        leaves = {name: leaf for name, leaf in leaves.items() if name not in absent}
+    if index is not None and _is_ambiguous(index, samples):
+        return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, _AS_MANY), **absent})
     if samples == 1:
         whole = dict.fromkeys(leaves, "one sample: the gradient itself")
         return CapturePlan(1, index, leaves=leaves, missing=absent, rules=whole, described=whole)
     only = is_parameter_only(graph)
-    plans: list[tuple[int, int, int, CapturePlan]] = []
-    for place, dims in enumerate(_DIMS):
-        frontier = find_frontier(graph, only, samples, index, dims)
-        if frontier is None:
-            continue
-        planner = _Planner(graph, parameters, leaves, samples, index, only, frontier)
-        plan, doubts = planner.plan(absent)
-        if not doubts and len(plan.missing) == len(absent):
-            return plan
-        if dims == (LAST,):
-            continue  # most often features, so that nothing may speak against it
-        plans.append((len(plan.missing), doubts, place, plan))
-    if plans:
-        return min(plans, key=lambda each: each[:3])[3]
+    search = _Search(graph, parameters, leaves, samples, index, only, absent)
+    if dim is not None:
+        plans = [search.best((dim,), through) for through in (False, True)]
+    else:
+        plans = [search.best((0,), False)]
+        if plans[0] is not None and plans[0].is_clean:
+            return plans[0].plan
+        plans += [search.best(dims, through) for dims, through in _DIMS[1:]]
+        if not any(plans):
+            last = search.best((LAST,), False)  # most often features: nothing may speak against it
+            plans = [last] if last is not None and last.is_clean else []
+    found = [plan for plan in plans if plan is not None]
+    if found:
+        return min(found, key=lambda each: each.rank).plan
     what = "samples" if index is None else "rows"
     reason = _UNTOLD.format(count=samples if index is None else len(index), what=what)
+    return _without(samples, index, leaves, absent, reason)
+
+
+def _without(
+    samples: int,
+    index: Tensor | None,
+    leaves: Mapping[str, int],
+    absent: Mapping[str, str],
+    reason: str,
+) -> CapturePlan:
+    """The plan for what cannot be captured at all."""
     return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, reason), **absent})
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """A plan with one frontier, and what speaks against it.
+
+    Args:
+        plan: The plan.
+        layouts: The frontier.
+        doubts: Signs that samples are elsewhere.
+        mixed: Values that a batch most likely enters, in which samples are mixed.
+        lost: How many parameters it cannot capture.
+    """
+
+    plan: CapturePlan
+    layouts: Mapping[int, tuple[Layout | None, ...]]
+    doubts: int
+    mixed: int
+    lost: int
+
+    @property
+    def is_clean(self) -> bool:
+        return not (self.doubts or self.mixed or self.lost)
+
+    @property
+    def rank(self) -> tuple[bool, bool, int, int]:
+        return self.doubts > 0, self.mixed > 0, self.lost, self.doubts + self.mixed
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """Tries one frontier after the other."""
+
+    graph: Graph
+    parameters: Mapping[str, Tensor]
+    leaves: Mapping[str, int]
+    samples: int
+    index: Tensor | None
+    only: Sequence[bool]
+    absent: Mapping[str, str]
+
+    def best(self, dims: Sequence[int], through: bool) -> _Candidate | None:
+        """The better of the frontiers nearest to the loss and furthest from it."""
+        found: dict[frozenset[int], _Candidate] = {}
+        for deep in (True, False):
+            frontier = find_frontier(
+                self.graph,
+                self.only,
+                self.samples,
+                self.index,
+                dims,
+                deep=deep,
+                through_vectors=through,
+            )
+            if frontier is None or frozenset(frontier.layouts) in found:
+                continue
+            planner = _Planner(
+                self.graph,
+                self.parameters,
+                self.leaves,
+                self.samples,
+                self.index,
+                self.only,
+                frontier,
+            )
+            plan, doubts, mixed = planner.plan(self.absent)
+            lost = len(plan.missing) - len(self.absent)
+            found[frozenset(frontier.layouts)] = _Candidate(
+                plan, frontier.layouts, doubts, mixed, lost
+            )
+        return min(found.values(), key=lambda each: each.rank, default=None)
 
 
 @dataclass
@@ -108,8 +223,8 @@ class _Planner:
             )
         return certain
 
-    def plan(self, absent: Mapping[str, str]) -> tuple[CapturePlan, int]:
-        """The plan, and at how many nodes samples turned out to be mixed."""
+    def plan(self, absent: Mapping[str, str]) -> tuple[CapturePlan, int, int]:
+        """The plan, how much speaks against the frontier, and how many values seem mixed."""
         norms, cuts, readings = self._read()
         free = self._free(readings)
         bases: dict[Edge, Base] = {}
@@ -164,7 +279,9 @@ class _Planner:
             for layout in use.layouts or ()
             if layout is not None
         ]
+        rows = self.samples if self.index is None else len(self.index)
         mixed = [base for base in bases.values() if self._is_mixed(base)]
+        stable = all(reading.is_certain for each in readings.values() for reading in each)
         plan = CapturePlan(
             samples=self.samples,
             index=self.index,
@@ -176,14 +293,52 @@ class _Planner:
             described={name: "; ".join(each) for name, each in described.items()},
             coupled=(
                 *(self._norm_name(node) for node in norms),
-                *(f"layers between {base.parameters[0]} and the loss" for base in mixed),
+                *dict.fromkeys(f"layers between {b.parameters[0]} and the loss" for b in mixed),
             ),
             cuts=cuts,
             frontier=self.frontier.layouts,
             pins=Pins.of(self.graph, readings, free),
-            is_stable=all(layout.is_stable for layout in layouts),
+            is_stable=stable
+            and all(layout.is_stable for layout in layouts)
+            and not self._permutes(readings, free),
         )
-        return plan, self._doubts(readings)
+        return (
+            plan,
+            self._doubts(readings),
+            sum(map(self._has_entry, mixed))
+            + sum(
+                isinstance(reading.layout, Constant) and rows in (shape or ())
+                for node, found in readings.items()
+                for reading, shape in zip(found, self.graph.shapes[node], strict=False)
+            ),
+        )
+
+    def _has_entry(self, base: Base) -> bool:
+        """Whether a batch most likely enters between a value and its parameters."""
+        return any(
+            operation_of(self.graph.names[node]) in _ENTRIES
+            and any(edge is None for edge in self.graph.inputs[node])
+            for node in base.sweep
+        )
+
+    def _permutes(self, readings: Mapping[int, tuple[Reading, ...]], free: Sequence[bool]) -> bool:
+        """Whether a product with a constant sums over the samples and yet leaves them apart.
+
+        It can only be a permutation, and may be another one next time.
+        """
+        for node, each in readings.items():
+            along = _SUMMED.get(operation_of(self.graph.names[node]))
+            if along is None or each[0].layout is None:
+                continue
+            for slot, dim in along.items():
+                edge = self.graph.inputs[node][slot]
+                source = readings.get(edge[0], ()) if edge is not None else ()
+                if edge is None or free[edge[0]] or edge[1] >= len(source):
+                    continue
+                layout = source[edge[1]].layout
+                if isinstance(layout, Regular) and layout.dim == dim:
+                    return True
+        return False
 
     def _doubts(self, readings: Mapping[int, tuple[Reading, ...]]) -> int:
         """How many nodes speak against this frontier.
@@ -233,9 +388,12 @@ class _Planner:
         sources = {
             edge[0]
             for node in asked
-            if moved_by_index(self.graph.names[node])
+            if moved_by_index(self.graph.names[node]) or names[node] in _SUMMED
             for edge in self.graph.inputs[node]
-            if edge is not None and edge[0] in below and not self.graph.is_leaf(edge[0])
+            if edge is not None
+            and edge[0] in below
+            and not self.certain[edge[0]]
+            and not self.graph.is_leaf(edge[0])
         }
         asked = [*asked, *sources.difference(asked)]
         norms = [node for node, name in enumerate(names) if self._couples(node, name)]
@@ -381,6 +539,35 @@ class _Planner:
         rule = RULES.get((operation, slot))
         name = f"{operation}: {rule_name(rule)}" if rule is not None else f"{operation}: generic"
         return name, next((each.describe() for each in layouts if each is not None), "")
+
+
+def _below_custom(graph: Graph, leaves: Mapping[str, int]) -> dict[str, str]:
+    """Parameters whose gradients come through autograd functions of the user's own.
+
+    Their backward may use up what it saved, change it in place, or draw random numbers, so it can
+    be run only once, by the training.
+    """
+    first = [
+        node
+        for node, each in enumerate(graph.nodes)
+        if isinstance(each, torch.autograd.function.BackwardCFunction)
+        and graph.names[node] not in _HARMLESS
+    ]
+    seen, stack = set(first), list(first)
+    while stack:
+        for edge in graph.inputs[stack.pop()]:
+            if edge is not None and edge[0] not in seen:
+                seen.add(edge[0])
+                stack.append(edge[0])
+    reason = _CUSTOM.format(name=graph.names[first[0]].removesuffix("Backward")) if first else ""
+    return {name: reason for name, leaf in leaves.items() if leaf in seen}
+
+
+def _is_ambiguous(index: Tensor, samples: int) -> bool:
+    """Whether rows and samples are as many, but not the same."""
+    if len(index) != samples:
+        return False
+    return not bool((index.cpu() == torch.arange(samples)).all())
 
 
 def _has_room_twice(shape: Shape, rows: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,8 @@ def verify(
     *,
     samples: Tensor | Sequence[int] | None = None,
     parameters: Iterable[str] | None = None,
+    batch_dim: int | None = None,
+    custom_functions: Literal["withhold", "run"] = "withhold",
     count: int = 3,
     memory_budget: int = DEFAULT_MEMORY_BUDGET,
 ) -> Verification:
@@ -121,6 +124,8 @@ def verify(
         batch_size: Number of samples.
         samples: Sample of each row of the batch, as in :func:`jacoscope.capture`.
         parameters: Names of the parameters to watch; all that require a gradient by default.
+        batch_dim: As in :func:`jacoscope.capture`.
+        custom_functions: As in :func:`jacoscope.capture`.
         count: How many samples to check, each by one backward.
         memory_budget: Bytes that temporary tensors may take.
 
@@ -143,7 +148,8 @@ def verify(
     number, index = samples_of(batch_size, samples)
     watched = watched_parameters(model, parameters)
     graph = walk(loss, watched)
-    calibration = Calibrations(memory_budget, count).of(graph, watched, number, index)
+    calibrations = Calibrations(memory_budget, count, custom_functions == "run")
+    calibration = calibrations.of(graph, watched, number, index, batch_dim)
     checks, failures = _captured(graph, loss, watched, calibration, memory_budget)
     return _judged(watched, number, calibration, checks, failures)
 

@@ -19,10 +19,14 @@ Edge = tuple[int, int]
 Shape = tuple[int, ...]
 
 _PLACES = {
-    "SelectBackward0": "_saved_index",
-    "SliceBackward0": "_saved_start",
-    "PermuteBackward0": "_saved_dims",
-    "TransposeBackward0": "_saved_dim0",
+    "SelectBackward0": ("_saved_index",),
+    "SliceBackward0": ("_saved_start", "_saved_step"),
+    "PermuteBackward0": ("_saved_dims",),
+    "TransposeBackward0": ("_saved_dim0", "_saved_dim1"),
+    "RollBackward0": ("_saved_shifts", "_saved_dims"),
+    "FlipBackward0": ("_saved_dims",),
+    "NativeBatchNormBackward0": ("_saved_training",),
+    "CudnnBatchNormBackward0": ("_saved_training",),
 }
 
 _LEAF = "torch::autograd::AccumulateGrad"
@@ -55,11 +59,11 @@ class Graph:
         return hash((self.names, self.inputs, self.shapes, leaves, self._places()))
 
     def _places(self) -> tuple[object, ...]:
-        """Which part of a tensor is taken where a part is: as shapes do not tell."""
+        """What shapes do not tell: which part is taken, which way round, in which mode."""
         return tuple(
-            getattr(node, _PLACES[name])
+            getattr(node, attribute)
             for node, name in zip(self.nodes, self.names, strict=True)
-            if name in _PLACES
+            for attribute in _PLACES.get(name, ())
         )
 
     @cached_property

@@ -41,8 +41,8 @@ class SampleBatch:
             model's order.
         norms_RN: ‖g_i‖, norm of each per-sample gradient, by row.
         alignments_RN: cos(g_i, G), with the batch gradient G, by row.
-        class_alignments_N: Cosine of each per-sample gradient with the mean gradient of the other
-            samples of its class in the batch, over all watched parameters; ``nan`` where it has
+        class_alignments_N: Mean of the cosines of each per-sample gradient with those of the other
+            samples of its class in the batch, over all watched parameters; ``nan`` where there are
             none.
         thing: Returns the sample at an index of the batch itself, if it can be shown. It is asked
             only for samples that enter a board, and not after the batch was added.

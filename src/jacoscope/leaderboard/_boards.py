@@ -14,7 +14,9 @@ from jacoscope.quantities import FloatArray
 
 __all__ = ["Board", "Entry", "EpochBoards", "RankedBy", "SampleColumns"]
 
-RankedBy: TypeAlias = Literal["norm", "mean_norm", "alignment", "class_alignment"]
+RankedBy: TypeAlias = Literal[
+    "norm", "mean_norm", "mean_loss", "alignment", "class_alignment", "mean_class_alignment"
+]
 """The number of an entry that its place on a board is by."""
 
 
@@ -27,10 +29,12 @@ class Entry:
         id: What it is called.
         label: Its class, if known.
         loss: Its loss.
+        mean_loss: Running mean over epochs of the loss.
         norm: ‖g_i‖, over all watched parameters, or over the layer where there is one.
         mean_norm: Running mean over epochs of the norm over all watched parameters.
         alignment: cos(g_i, G), over the same parameters as ``norm``.
-        class_alignment: Cosine with the mean gradient of the others of its class in the batch.
+        class_alignment: Mean of the cosines with the gradients of the others of its class in the
+            batch.
         mean_class_alignment: Its running mean over epochs.
         step: The step at which it was last seen.
         layer: The layer, on a layer's board. Running means and the alignment with its class are not
@@ -46,6 +50,7 @@ class Entry:
     alignment: float
     step: int
     mean_norm: float = nan
+    mean_loss: float = nan
     class_alignment: float = nan
     mean_class_alignment: float = nan
     layer: str | None = None
@@ -81,10 +86,12 @@ class SampleColumns:
         ids: What each is called.
         labels: The class of each, ``None`` where it is not known.
         losses: Its loss, shape (N,).
+        mean_losses: Running means of the losses over epochs, shape (N,).
         norms: ‖g_i‖ over all watched parameters, shape (N,).
-        mean_norms: Their running means over epochs, shape (N,).
+        mean_norms: Running means of the norms over epochs, shape (N,).
         alignments: cos(g_i, G), shape (N,).
-        class_alignments: Cosine with the mean gradient of the others of the class, shape (N,).
+        class_alignments: Mean of the cosines with the gradients of the others of its class in the
+            batch, shape (N,).
         mean_class_alignments: Their running means over epochs, shape (N,).
         last_layer_norms: ‖g_i‖ over the last layer alone, shape (N,).
         steps: The step at which each was last seen.
@@ -93,6 +100,7 @@ class SampleColumns:
     ids: tuple[SampleId, ...]
     labels: tuple[SampleId | None, ...]
     losses: FloatArray
+    mean_losses: FloatArray
     norms: FloatArray
     mean_norms: FloatArray
     alignments: FloatArray

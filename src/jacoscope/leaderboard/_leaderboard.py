@@ -28,18 +28,22 @@ _RESERVE = 2
 _COLUMNS_LIMIT = 100_000
 """Most samples whose numbers are handed on in full."""
 
+_AVERAGED = ("norm", "class_alignment", "loss")
+"""The numbers that have running means over epochs."""
+
 
 class Leaderboard:
     """Gathers samples over an epoch, and says which stand out.
 
     A sample that is seen several times in an epoch counts with its last values. Ties break by id;
-    ``nan`` has no place. Running means by sample go on from epoch to epoch: of the norms that a
-    sample had, each weighs ``epochs_decay`` times as much as the next, epochs that did not show it
-    left out.
+    ``nan`` has no place. Running means by sample go on from epoch to epoch: of the norms, losses
+    and alignments that a sample had, each weighs ``epochs_decay`` times as much as the next, epochs
+    that did not show it left out.
 
     The boards are ``largest_gradient``, ``worst_alignment``, ``largest_mean_gradient``,
-    ``worst_class_alignment`` where classes are known, and ``largest_gradient/LAYER``. While the
-    epoch runs a layer's board remembers four times its places, no more: where samples are seen
+    ``largest_mean_loss`` where losses are known, ``worst_class_alignment`` and
+    ``worst_mean_class_alignment`` where classes are known, and ``largest_gradient/LAYER``. While
+    the epoch runs a layer's board remembers four times its places, no more: where samples are seen
     several times and their norms fall, its last places may be taken by too small a norm.
 
     Args:
@@ -49,10 +53,10 @@ class Leaderboard:
             epoch that follows.
     """
 
-    def __init__(self, size: int = 32, layers_size: int = 5, epochs_decay: float = 0.7) -> None:
+    def __init__(self, size: int = 32, layers_size: int = 5, epochs_decay: float = 0.9) -> None:
         self._size = size
         self._layers_size = layers_size
-        self._means = RunningMeans(epochs_decay, means=2)
+        self._means = RunningMeans(epochs_decay, means=len(_AVERAGED))
         self._begin()
 
     def _begin(self) -> None:
@@ -109,8 +113,7 @@ class Leaderboard:
         seen = self._epoch
         if not len(seen):
             return None
-        means_NM = self._means.update(seen.ids, self._averaged())
-        numbers = {**self._numbers(means_NM), "mean_class_alignment": means_NM[:, 1]}
+        numbers = self._numbers(self._means.update(seen.ids, self._averaged()))
         scores_KN = scores_of(numbers)
         order_KN = order(seen.ids, scores_KN)
         boards = [
@@ -142,18 +145,18 @@ class Leaderboard:
 
     def _averaged(self, names: Sequence[SampleId] | None = None) -> FloatArray:
         """The numbers that have running means, shape (N, M)."""
-        columns = [self._epoch.column(name, names) for name in ("norm", "class_alignment")]
-        return np.stack(columns, axis=1)
+        return np.stack([self._epoch.column(name, names) for name in _AVERAGED], axis=1)
 
     def _numbers(
         self, means_NM: FloatArray, names: Sequence[SampleId] | None = None
     ) -> dict[str, FloatArray]:
-        """By name, the numbers that samples are ranked by."""
+        """By name, the numbers of samples and their running means."""
         numbers = {
             name: self._epoch.column(name, names)
-            for name in ("norm", "alignment", "class_alignment")
+            for name in ("loss", "norm", "alignment", "class_alignment")
         }
-        return {**numbers, "mean_norm": means_NM[:, 0]}
+        means = {f"mean_{name}": means_NM[:, place] for place, name in enumerate(_AVERAGED)}
+        return numbers | means
 
     def _entries(
         self,
@@ -162,24 +165,20 @@ class Leaderboard:
         numbers: Mapping[str, FloatArray],
     ) -> tuple[Entry, ...]:
         steps = self._epoch.column("step")
-        losses = self._epoch.column("loss")
-        return tuple(
-            Entry(
+
+        def entry(rank: int, place: int) -> Entry:
+            known: dict[str, Any] = {name: float(each[place]) for name, each in numbers.items()}
+            return Entry(
                 rank=rank,
                 id=self._epoch.ids[place],
                 label=self._epoch.labels[place],
-                loss=float(losses[place]),
                 step=int(steps[place]),
                 thing=self._things.get(self._epoch.ids[place]),
-                norm=float(numbers["norm"][place]),
-                alignment=float(numbers["alignment"][place]),
-                mean_norm=float(numbers["mean_norm"][place]),
-                class_alignment=float(numbers["class_alignment"][place]),
-                mean_class_alignment=float(numbers["mean_class_alignment"][place]),
+                **known,
             )
-            for rank, place in enumerate(places_N.tolist(), 1)
-            if not np.isnan(scores_N[place])
-        )
+
+        ranked = enumerate(places_N.tolist(), 1)
+        return tuple(entry(rank, place) for rank, place in ranked if not np.isnan(scores_N[place]))
 
     def _layer_boards(self) -> Iterator[Board]:
         for layer, leaders in self._layers.boards():
@@ -210,7 +209,8 @@ class Leaderboard:
         return SampleColumns(
             ids=tuple(seen.ids[place] for place in places),
             labels=tuple(seen.labels[place] for place in places),
-            losses=seen.column("loss")[places_N],
+            losses=numbers["loss"][places_N],
+            mean_losses=numbers["mean_loss"][places_N],
             norms=numbers["norm"][places_N],
             mean_norms=numbers["mean_norm"][places_N],
             alignments=numbers["alignment"][places_N],

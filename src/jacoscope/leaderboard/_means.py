@@ -5,6 +5,7 @@ Shape suffixes: N samples, M means per sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,9 +98,14 @@ class RunningMeans:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up the sums that a checkpoint kept."""
-        self._slots = {name: slot for slot, name in enumerate(state.get("ids", ()))}
-        self._sums = np.array(state.get("sums", ()), dtype=np.float64).reshape(-1, *self._shape)
+        """Take up the sums that a checkpoint kept; begin anew where it had other means."""
+        ids, sums = state.get("ids", ()), np.array(state.get("sums", ()), dtype=np.float64)
+        shape = (len(ids), *self._shape)
+        if sums.size != math.prod(shape):
+            self.load_state_dict({})
+            return
+        self._slots = {name: slot for slot, name in enumerate(ids)}
+        self._sums = sums.reshape(shape)
         self._updated = np.array(state.get("updated", ()), dtype=np.int64)
         self._updates = int(state.get("updates", 0))
 

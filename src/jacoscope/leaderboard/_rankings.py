@@ -50,7 +50,8 @@ RANKINGS = (
         1,
         "Samples whose gradients point against their batch",
         "cos(g_i, G), the cosine of the sample's gradient with that of its batch, lowest first: "
-        "below zero, a small step down the batch's gradient makes the sample's own loss larger.",
+        "below zero, a small step down the batch's gradient makes the sample's own loss larger. It "
+        "does not find wrong labels: their gradients dominate the batch's, and so align with it.",
     ),
     Ranking(
         "largest_mean_gradient",
@@ -58,15 +59,33 @@ RANKINGS = (
         -1,
         "Samples whose gradients stay the largest",
         "The running mean of ‖g_i‖ over the epochs in which the sample was seen, later ones "
-        "weighing more, largest first: what training does not come to terms with.",
+        "weighing more, largest first: what keeps pulling hard at the network.",
+    ),
+    Ranking(
+        "largest_mean_loss",
+        "mean_loss",
+        -1,
+        "Samples whose losses stay the largest",
+        "The running mean of the sample's loss over the epochs in which it was seen, later ones "
+        "weighing more, largest first: what training does not come to terms with. Of all rankings "
+        "the best at finding wrong labels.",
     ),
     Ranking(
         "worst_class_alignment",
         "class_alignment",
         1,
         "Samples whose gradients point against their class",
-        "The cosine of the sample's gradient with the mean gradient of the other samples of its "
+        "The mean of the cosines of the sample's gradient with those of the other samples of its "
         "class in the batch, lowest first: odd ones of their class, such as wrong labels.",
+    ),
+    Ranking(
+        "worst_mean_class_alignment",
+        "mean_class_alignment",
+        1,
+        "Samples whose gradients keep pointing against their class",
+        "The running mean, over the epochs in which the sample was seen, of its alignment with its "
+        "class: the mean of the cosines of its gradient with those of the other samples of its "
+        "class in the batch; later epochs weigh more, lowest first. Steadier than one epoch's.",
     ),
 )
 

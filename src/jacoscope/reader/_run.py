@@ -35,8 +35,9 @@ class Run:
         missing: One row per value that is missing: step, quantity, parameter (``*`` for all) and
             reason.
         samples: One row per epoch and sample seen in it, with its last values in the epoch: id,
-            label, loss, norm of its gradient, the norm's running mean over epochs, alignment with
-            its batch and with its class, …; ``nan`` where not known.
+            label, loss, norm of its gradient, alignment with its batch and with its class (the mean
+            of the cosines with the gradients of its others in the batch), running means over
+            epochs of all but the alignment with its batch, …; ``nan`` where not known.
         capture: One row per parameter whose per-sample gradients were captured: the rules that it
             went by, how samples were told apart, and its relative error against masked
             back-propagation; as last recorded.

@@ -12,6 +12,7 @@ __all__ = ["board_frame", "sample_frame"]
 
 _NUMBERS = (
     "loss",
+    "mean_loss",
     "norm",
     "mean_norm",
     "alignment",

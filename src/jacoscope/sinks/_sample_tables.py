@@ -12,6 +12,13 @@ __all__ = ["sample_tables"]
 _NAME_LENGTH = 80
 _TEXT_LENGTH = 120
 _LAYERS = "largest_gradient_by_layer"
+_EXTRA = {
+    "mean_norm": "mean ‖g‖",
+    "mean_loss": "mean loss",
+    "class_alignment": "alignment with class",
+    "mean_class_alignment": "mean alignment with class",
+}
+"""The column of a number that not every table has."""
 
 
 def sample_tables(boards: EpochBoards) -> Iterator[tuple[str, str]]:
@@ -48,15 +55,14 @@ def _text(boards: EpochBoards, title: str, explanation: str, rows: list[list[str
 
 def _places(board: Board) -> list[list[str]]:
     columns = ["rank", "id", "label", "loss", "‖g‖", "alignment"]
-    extra = {"mean_norm": "mean ‖g‖", "class_alignment": "alignment with class"}
-    if board.ranked_by in extra:
-        columns.append(extra[board.ranked_by])
+    if board.ranked_by in _EXTRA:
+        columns.append(_EXTRA[board.ranked_by])
     has_text = any(isinstance(entry.thing, str) for entry in board.entries)
     rows = [[*columns, "text"] if has_text else columns]
     for entry in board.entries:
         row = [str(entry.rank), _name(entry.id), _name(entry.label), number(entry.loss)]
         row += [number(entry.norm), number(entry.alignment)]
-        if board.ranked_by in extra:
+        if board.ranked_by in _EXTRA:
             row.append(number(getattr(entry, board.ranked_by)))
         if has_text:
             row.append(_snippet(entry))

@@ -23,7 +23,15 @@ _CELL = (_WIDTH - 2 * _MARGIN) // _COLUMNS
 _INDENT = (_CELL - _SIDE) // 2
 _DPI = 100
 _FRAME, _ABSENT = 0xD0, 0xEC
-_RANKED = {"alignment": ", cos ", "mean_norm": ", mean ", "class_alignment": ", class "}
+_NUMBERS = {
+    "norm": "|g| {norm:.2g}",
+    "mean_norm": "mean |g| {mean_norm:.2g}",
+    "mean_loss": "mean loss {mean_loss:.2g}",
+    "alignment": "|g| {norm:.2g}, cos {alignment:.2g}",
+    "class_alignment": "class cos {class_alignment:.2g}",
+    "mean_class_alignment": "mean class cos {mean_class_alignment:.2g}",
+}
+"""By what a board is ranked by, the last line below a thumbnail; more would not fit."""
 
 
 def draw_thumbnails(boards: EpochBoards, board: Board) -> npt.NDArray[np.uint8]:
@@ -109,12 +117,9 @@ def _coloured(thing: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def _caption(board: Board, entry: Entry) -> list[str]:
-    """The lines below a thumbnail: id, label, norm and the number of the ranking."""
+    """The lines below a thumbnail: id, label and the number of the ranking."""
     lines = [cut_name(one_line(entry.id), 17)]
     if entry.label is not None:
         kind = "" if isinstance(entry.label, str) else "label "
         lines.append(cut(f"{kind}{one_line(entry.label)}", 22))
-    norm = f"|g| {entry.norm:.2g}"
-    if board.ranked_by in _RANKED:
-        norm += f"{_RANKED[board.ranked_by]}{getattr(entry, board.ranked_by):.2g}"
-    return [*lines, norm]
+    return [*lines, _NUMBERS[board.ranked_by].format_map(vars(entry))]
