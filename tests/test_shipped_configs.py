@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jacoscope import MonitorConfig, Run, read_run
 from jacoscope.cli import main
 from jacoscope.config import check_section, load_config
+from jacoscope.quantities import QUANTITIES, is_per_sample
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _EXPERIMENTS = sorted(_CONFIGS.glob("*.yaml"))
@@ -79,8 +80,13 @@ def _expect(run: Run, config: MonitorConfig, steps: list[int]) -> None:
             grown = column[column.index > 0] if quantity == "update_ratio" else column
             assert np.isfinite(grown.dropna()).all()  # biases that begin at 0 have a ratio of inf
     assert run.missing.empty
+    if any(is_per_sample(name) for row in run.parameters["quantities"] for name in row):
+        assert (run.capture["verification"] < 1e-3).all()
+        assert not run.samples.empty
+        assert not run.leaderboards.empty
     group = config.output.group
-    drawn = {tag.partition("/")[2] for tag in _tags(run, "images")}
+    layers = f"{group}_layers_by_step/"
+    drawn = {tag.removeprefix(layers) for tag in _tags(run, "images") if tag.startswith(layers)}
     asked = {name for row in run.parameters["quantities"] for name in row}
     assert set(config.output.pictures) <= asked
     assert {name.rstrip("_0123456789") for name in drawn} == set(config.output.pictures)
@@ -105,7 +111,7 @@ def _section(experiment: Path) -> dict[str, Any]:
 def test_there_are_configurations_to_test() -> None:
     assert len(_EXPERIMENTS) == 6
     assert [path.stem for path in _MONITORS] == [
-        *("attention_only", "first_steps", "full", "minimal", "strict", "weights_only"),
+        *("attention_only", "first_steps", "full", "minimal", "samples", "strict", "weights_only"),
     ]
 
 
@@ -179,8 +185,6 @@ def test_a_monitor_is_written_in_full(monitor: Path) -> None:
 
 
 def test_the_full_monitor_leaves_nothing_out(fit: Fit) -> None:
-    from jacoscope.quantities import QUANTITIES
-
     run = fit(_CONFIGS / "digits_mlp.yaml", "--monitor", str(_CONFIGS / "monitor" / "full.yaml"))
     assert run.quantities == [name for name in QUANTITIES if name != "grad_histogram"]
     assert all(row == list(QUANTITIES) for row in run.parameters["quantities"])

@@ -67,6 +67,8 @@ class VerifyingCallback(Callback):
             count,
             samples=rows,
             parameters=names,
+            batch_dim=told.batch_dim,
+            custom_functions=told.custom_functions,
             count=max(told.verify, _CHECKED),
             memory_budget=told.memory_budget * 2**20,
         )

@@ -89,7 +89,9 @@ class Monitor:
         self._sinks = list(sinks)
         self._gauge = Gauge(self.faults)
         told = self.config.samples
-        self._calibrations = Calibrations(told.memory_budget * 2**20, told.verify)
+        self._calibrations = Calibrations(
+            told.memory_budget * 2**20, told.verify, told.custom_functions == "run"
+        )
         self._running = RunningMeans()
         self._board = Leaderboard(told.leaderboard or 1, told.layer_leaderboard)
         self._told: set[str] = set()

@@ -205,6 +205,7 @@ def attach_samples(
         measured,
         config.memory_budget * 2**20,
         seed=seed,
+        dim=config.batch_dim,
     )
     extras: dict[Hashable, Tensor] = {}
     if scale is not None:

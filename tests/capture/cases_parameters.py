@@ -15,7 +15,9 @@ from capture.case import Batch, Case, Net, integers, normal, param, wave
 
 def used(name: str, run: Callable[..., Any], *shape: int, n: int = 3, **parts: Any) -> Case:
     """One input of this shape per sample; parts are functions that make the model's parts."""
-    settings = {key: parts.pop(key) for key in ("loss", "training", "xfail", "options") if key in parts}
+    settings = {
+        key: parts.pop(key) for key in ("loss", "training", "xfail", "options") if key in parts
+    }
     return Case(
         name,
         lambda: Net(run, **{key: make() for key, make in parts.items()}),

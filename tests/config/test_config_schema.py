@@ -199,7 +199,8 @@ def test_to_dict_is_plain_and_complete() -> None:
             "custom_scalars": False,
         },
         "samples": {
-            **dict.fromkeys(["batch_size", "rows", "id", "label", "thing"]),
+            **dict.fromkeys(["batch_size", "rows", "batch_dim", "id", "label", "thing"]),
+            "custom_functions": "withhold",
             "loss_reduction": "mean",
             "leaderboard": 32,
             "layer_leaderboard": 5,

@@ -147,7 +147,7 @@ def watched_parameters(model: nn.Module, names: Iterable[str] | None = None) -> 
     Raises:
         ValueError: If a name is unknown, or its parameter requires no gradient.
     """
-    every = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    every = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
     if names is None:
         return dict(every)
     if isinstance(names, str):

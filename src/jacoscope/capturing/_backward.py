@@ -84,6 +84,8 @@ class BackwardCapture:
         self._failed = named - set(plan.leaves)
         self._confirm = confirm
         self._early: set[str] = set()
+        # A rehearsal starts below the loss.
+        self._has_begun = rehearsal
         self._rehearsal = rehearsal
         self._scales: dict[Edge, list[Tensor]] = {}
         self._epsilons: dict[str, float] = {}
@@ -94,13 +96,18 @@ class BackwardCapture:
             if base.sweep:
                 self._roots.setdefault(base.edge[0], []).append(base)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the loss itself has gone backward."""
+        return self._has_begun
+
     def hooks(self) -> dict[int, Callable[[Grads], Grads | None]]:
         """By node, what to call before it runs; leaves are not among them."""
-        return {node: self._hook(node) for node in {*self._plan.uses, *self._roots}}
+        return {node: self._hook(node) for node in {0, *self._plan.uses, *self._roots}}
 
     def finish(self, name: str, grad: Tensor) -> None:
         """Hand on a parameter whose gradient is complete."""
-        if name in self._failed:
+        if name in self._failed or not self._has_begun:
             return
         if name in self._early and self._confirm is not None:
             self._confirm(name, grad.detach())
@@ -122,6 +129,10 @@ class BackwardCapture:
         def hook(grads: Grads) -> None:
             if is_extra_pass() and not self._rehearsal:
                 return
+            if not node:
+                self._begin()
+            if not self._has_begun:
+                return  # another loss's backward through nodes that they share
             with torch.no_grad():
                 for base in self._roots.get(node, ()):
                     self._pull_back(base)
@@ -130,6 +141,12 @@ class BackwardCapture:
                     self._take(use, grads, shared)
 
         return hook
+
+    def _begin(self) -> None:
+        """The loss itself goes backward; what other passes may have left does not count."""
+        self._has_begun = True
+        self._terms.clear()
+        self._scales.clear()
 
     def _take(self, use: PlannedUse, grads: Grads, shared: dict[Any, Any]) -> None:
         """One use's contribution, noted at its base."""

@@ -158,8 +158,8 @@ class _Verification:
             elif not error <= tolerance(self._checks[name].epsilon):
                 self._failures.setdefault(
                     name,
-                    f"its rows differ from masked back-propagation by {error:.1%} of the "
-                    f"largest ({plan.rules.get(name, '')}; {plan.described.get(name, '')})",
+                    f"its rows differ from masked back-propagation by {error:.1%} of the largest "
+                    f"({plan.rules.get(name) or 'no use of it that tells samples apart'})",
                 )
         kept = {name: leaf for name, leaf in plan.leaves.items() if name not in self._failures}
         plan = replace(plan, leaves=kept, missing={**plan.missing, **self._failures})

@@ -187,7 +187,7 @@ class JacobianCapture(Generic[Value]):
             if not error <= tolerance(self._rows[name].check.epsilon)
         }
         for name, error in failed.items():
-            self.missing.setdefault(name, _unclosed(error))
+            self.missing.setdefault(name, _unclosed(error, self._is_used(name)))
         for name in self._parameters:
             if name not in self._rows:
                 self.missing.setdefault(name, _NOT_RUN)
@@ -195,9 +195,14 @@ class JacobianCapture(Generic[Value]):
             # Rows that no gradient had reached when the layouts were found may have come to life.
             self._calibrations.forget(self._signature)
 
+    def _is_used(self, name: str) -> bool:
+        return self.calibration is None or name in self.calibration.plan.rules
+
     def _at_leaf(self, name: str) -> Callable[[Grads], None]:
         def hook(grads: Grads) -> None:
             if self._capture is not None and grads[0] is not None:
+                if not self._capture.has_begun:
+                    return
                 if name in self._arrived:
                     self.missing.setdefault(name, _TWICE)
                 else:
@@ -234,9 +239,14 @@ class JacobianCapture(Generic[Value]):
             self.fault = self.fault or error.with_traceback(None)
 
 
-def _unclosed(error: float) -> str:
+def _unclosed(error: float, is_used: bool) -> str:
     if error != error:
         return "its gradient is not finite"
+    if not is_used:
+        return (
+            "its gradient was zero when the layouts were found and no longer is; they are found "
+            "anew at the next capture"
+        )
     return (
         f"its rows add up to something else than its gradient (relative error {error:.1e}): it is "
         "used behind the graph's back, or a hook changes its gradient"

@@ -41,10 +41,16 @@ def sample_losses(
         if terms is not None:
             return _by_sample(*terms, samples, frontier, index)
         following = [each for each, _ in node.next_functions if each is not None]
-        if operation_of(node.name()) not in _PASSED or len(following) != 1:
+        if operation_of(node.name()) not in _PASSED or len(following) != 1 or _weighs(node):
             return None
         node = following[0]
     return None
+
+
+def _weighs(node: Node) -> bool:
+    """Whether a product is by more than a number, as by weights of samples."""
+    saved = [getattr(node, name, None) for name in ("_saved_self", "_saved_other")]
+    return any(isinstance(each, Tensor) and each.numel() > 1 for each in saved)
 
 
 def _terms(node: Node) -> tuple[Tensor, Tensor] | None:
@@ -52,7 +58,9 @@ def _terms(node: Node) -> tuple[Tensor, Tensor] | None:
     operation = operation_of(node.name())
     with torch.no_grad():
         if operation in ("NllLoss", "NllLoss2D"):
-            return _cross_entropy(node)
+            return None if _saved(node, "weight") is not None else _cross_entropy(node)
+        if any(_saved(node, name) is not None for name in ("weight", "pos_weight")):
+            return None
         error: Callable[[Node, Tensor, Tensor], Tensor] | None = _ELEMENTWISE.get(operation)
         if error is None:
             return None

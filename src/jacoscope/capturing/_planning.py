@@ -58,6 +58,7 @@ _CUSTOM = (
 )
 _HARMLESS = ("BackwardHookFunctionBackward",)
 _AS_MANY = "there are as many rows as samples, in another order, so that tensors do not tell which"
+_COMPLEX = "it is complex, which is not supported"
 _LATE = "it is used after the loss was added up over the samples"
 _MIXED = "samples are mixed in the gradient of a layer that uses it"
 _ABSENT = "the loss does not depend on it"
@@ -95,6 +96,10 @@ def make_plan(
     if samples == 1:
         whole = dict.fromkeys(leaves, "one sample: the gradient itself")
         return CapturePlan(1, index, leaves=leaves, missing=absent, rules=whole, described=whole)
+    imaginary = {name: _COMPLEX for name in leaves if parameters[name].is_complex()}
+    if imaginary:
+        absent |= imaginary
+        leaves = {name: leaf for name, leaf in leaves.items() if name not in imaginary}
     only = is_parameter_only(graph)
     search = _Search(graph, parameters, leaves, samples, index, only, absent)
     if dim is not None:

@@ -193,6 +193,11 @@ class Samples:
             first tensor.
         rows: Path of a tensor that says which sample each row of the batch belongs to, for batches
             whose rows are not one per sample (graphs of variable size, two views per sample).
+        batch_dim: Which dimension of the model's outputs is the batch, where another one has as
+            many elements and nothing in the graph tells them apart; by default the first.
+        custom_functions: Whether the backward of your own autograd functions may be run several
+            times: ``withhold`` leaves out the parameters below them, ``run`` says that their
+            backward uses nothing up, changes nothing in place, and draws no random numbers.
         loss_reduction: Whether the loss is a ``mean`` or a ``sum`` over samples, which decides how
             a contribution to it becomes a sample's own gradient.
         id: Path of the samples' ids; by default the dataset's indices as the sampler drew them,
@@ -212,6 +217,8 @@ class Samples:
 
     batch_size: int | None = None
     rows: str | None = None
+    batch_dim: int | None = None
+    custom_functions: Literal["withhold", "run"] = "withhold"
     loss_reduction: Literal["mean", "sum"] = "mean"
     id: str | None = None
     label: str | None = None
@@ -223,11 +230,18 @@ class Samples:
 
     def __post_init__(self) -> None:
         coerce_fields(self)
-        least = {"batch_size": 1, "memory_budget": 1}
-        for key in ("batch_size", "leaderboard", "layer_leaderboard", "verify", "memory_budget"):
+        least = {
+            "batch_size": 1,
+            "memory_budget": 1,
+            "batch_dim": 0,
+            "verify": 0,
+            "leaderboard": 0,
+            "layer_leaderboard": 0,
+        }
+        for key, smallest in least.items():
             value = getattr(self, key)
-            if value is not None and value < least.get(key, 0):
-                raise ConfigError(f"got {value}, must be {least.get(key, 0)} or more", key=key)
+            if value is not None and value < smallest:
+                raise ConfigError(f"got {value}, must be {smallest} or more", key=key)
         for key in ("rows", "id", "label", "thing"):
             if getattr(self, key) == "":
                 raise ConfigError("is empty; name a path into the batch, or null", key=key)
