@@ -24,22 +24,39 @@ import torch
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from jacoscope import Monitor, MonitorConfig, Schedule, SensitivityMonitor
+from jacoscope import Monitor, MonitorConfig, Samples, Schedule, SensitivityMonitor, capture
 from jacoscope.callback import _Session
 from jacoscope.config import Output
 from jacoscope.demos import Transformer
-from jacoscope.quantities import QUANTITIES
+from jacoscope.quantities import QUANTITIES, is_per_sample
 from jacoscope.record import Axis, GradientInfo, Record, StepRecord
 from jacoscope.sinks import TensorBoardSink
 
 EVERY_STEP = Schedule(every=1)
+NO_BOARDS = Samples(leaderboard=0)
 CONTENDERS: dict[str, MonitorConfig] = {
     "headline (3 quantities)": MonitorConfig(
         quantities=("grad_norm", "grad_nonfinite", "update_ratio"), schedule=EVERY_STEP
     ),
     "default": MonitorConfig(schedule=EVERY_STEP),
-    "all, with histograms": MonitorConfig(quantities=tuple(QUANTITIES), schedule=EVERY_STEP),
+    "all of parameters": MonitorConfig(
+        quantities=tuple(name for name in QUANTITIES if not is_per_sample(name)),
+        schedule=EVERY_STEP,
+    ),
+    "sample norms": MonitorConfig(
+        quantities=("sample_grad_norm", "noise_scale"), schedule=EVERY_STEP, samples=NO_BOARDS
+    ),
+    "sample norms, Gram": MonitorConfig(
+        quantities=("sample_grad_norm", "pair_cosine"), schedule=EVERY_STEP, samples=NO_BOARDS
+    ),
 }
+WANTS: dict[str, tuple[str, ...]] = {
+    "norms": ("row_sq_norms",),
+    "norms, Gram": ("row_sq_norms", "gram"),
+    "norms, columns": ("row_sq_norms", "column_sq_norms"),
+    "all three": ("row_sq_norms", "gram", "column_sq_norms"),
+}
+SAMPLES = {"MLP": 256, "CNN": 64, "GPT": 16}
 
 
 def mlp(device: str) -> tuple[nn.Module, Callable[[nn.Module], Tensor]]:
@@ -83,14 +100,19 @@ def step(
     optimizer: torch.optim.Optimizer,
     monitor: Monitor | None,
     index: int,
+    samples: int,
 ) -> float:
     """One training step, with or without a monitor; returns its seconds."""
     start = time.perf_counter()
     if monitor is not None:
         monitor.begin_step(index)
     optimizer.zero_grad()
-    loss(model).backward()
+    value = loss(model)
     if monitor is not None:
+        monitor.before_backward(value, samples)
+    value.backward()
+    if monitor is not None:
+        monitor.after_backward()
         monitor.before_optimizer_step(optimizer)
     optimizer.step()
     if monitor is not None:
@@ -111,8 +133,9 @@ def captured_steps(device: str, rounds: int) -> list[dict[str, Any]]:
         ratios: dict[str, list[float]] = {label: [] for label in monitors}
         plain_times = []
         for index in range(rounds + 3):
-            plain = step(model, loss, optimizer, None, index)
-            times = {k: step(model, loss, optimizer, m, index) for k, m in monitors.items()}
+            count = SAMPLES[name]
+            plain = step(model, loss, optimizer, None, index, count)
+            times = {k: step(model, loss, optimizer, m, index, count) for k, m in monitors.items()}
             if index >= 3:
                 plain_times.append(plain)
                 for label, seconds in times.items():
@@ -123,6 +146,49 @@ def captured_steps(device: str, rounds: int) -> list[dict[str, Any]]:
         row |= {label: round(statistics.median(values), 3) for label, values in ratios.items()}
         rows.append(row)
     return rows
+
+
+def captured_jacobians(device: str, rounds: int) -> list[dict[str, Any]]:
+    """Ratios of forward and backward with :func:`jacoscope.capture` to without."""
+    rows = []
+    for name, make in WORKLOADS.items():
+        model, loss = make(device)
+        model.to(device)
+        ratios: dict[str, list[float]] = {label: [] for label in WANTS}
+        plain_times = []
+        for index in range(rounds + 3):
+            times = {"": _passed(model, loss, None, SAMPLES[name])}
+            times |= {k: _passed(model, loss, w, SAMPLES[name]) for k, w in WANTS.items()}
+            if index >= 3:
+                plain_times.append(times[""])
+                for label, values in ratios.items():
+                    values.append(times[label] / times[""])
+        row: dict[str, Any] = {"workload": name, "N": SAMPLES[name]}
+        row["plain ms"] = round(1e3 * statistics.median(plain_times), 1)
+        row |= {label: round(statistics.median(values), 2) for label, values in ratios.items()}
+        rows.append(row)
+    return rows
+
+
+def _passed(
+    model: nn.Module,
+    loss: Callable[[nn.Module], Tensor],
+    want: tuple[str, ...] | None,
+    samples: int,
+) -> float:
+    """Seconds of a forward and backward, captured or not."""
+    model.zero_grad()
+    start = time.perf_counter()
+    value = loss(model)
+    if want is None:
+        value.backward()
+    else:
+        with capture(value, model, samples, want) as jacobians:
+            value.backward()
+        assert jacobians.coverage == 1
+    if next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def other_steps() -> float:
@@ -172,14 +238,10 @@ def main() -> None:
     options = parser.parse_args()
     rows = captured_steps(options.device, options.rounds)
     print("Captured step / plain step (forward, backward, AdamW), median of rounds\n")
-    columns = list(rows[0])
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for row in rows:
-        print(
-            "| "
-            + " | ".join(f"{row[c]:,}" if c == "scalars" else str(row[c]) for c in columns)
-            + " |"
-        )
+    _print_table(rows)
+    jacobians = captured_jacobians(options.device, options.rounds)
+    print("\nForward and backward with jacoscope.capture / without, median of rounds\n")
+    _print_table(jacobians)
     microseconds = other_steps()
     seconds, megabytes = writing()
     print(f"\nA step that is not captured: {microseconds:.2f} µs")
@@ -187,11 +249,20 @@ def main() -> None:
     if options.json:
         figures = {
             "captured": rows,
+            "jacobians": jacobians,
             "other_us": microseconds,
             "write_s": seconds,
             "write_mb": megabytes,
         }
         options.json.write_text(json.dumps(figures, indent=2))
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    columns = list(rows[0])
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        cells = (f"{row[c]:,}" if c == "scalars" else str(row[c]) for c in columns)
+        print("| " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
