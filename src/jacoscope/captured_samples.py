@@ -49,7 +49,10 @@ class CapturedSamples:
             if target.info.parameter.requires_grad
         }
         self._frozen = [t.name for t in targets if t.name not in self._parameters]
-        self._needs = {target.name: sample_needs(target.quantities) for target in targets}
+        ranks = config.leaderboard > 0
+        self._needs = {
+            target.name: sample_needs(target.quantities).with_dots(ranks) for target in targets
+        }
         quantities = {name for target in targets for name in target.quantities}
         self._statistics = {need for name in quantities for need in QUANTITIES[name].needs}
         # The noise's running means are made of these.

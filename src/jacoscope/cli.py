@@ -22,6 +22,7 @@ from jacoscope._version import __version__
 from jacoscope.callback import SensitivityMonitor
 from jacoscope.errors import ConfigError, nearest
 from jacoscope.inspection import report
+from jacoscope.quantities import is_per_sample
 from jacoscope.selection import select
 
 __all__ = ["InspectingTrainer", "JacoscopeCLI", "main"]
@@ -153,12 +154,17 @@ class JacoscopeCLI(LightningCLI):
         if monitor.run_dir is None or not captures or not self.trainer.is_global_zero:
             return
         group = monitor.config.output.group
+        asked = monitor.config.quantities
+        rules = [rule.quantities or () for rule in monitor.config.layers]
+        ranked = any(is_per_sample(name) for names in (asked, *rules) for name in names)
+        samples = f"  Text, Images {group}_samples…: the samples that stand out\n" * ranked
         print(
             f"\nRecorded in {monitor.run_dir}\n"
             f"Look at it:   tensorboard --logdir {Path(monitor.run_dir).parent}\n"
             f"  Scalars     {group}/: the whole model at a glance\n"
             f"  Images      {group}_layers_by_step/: every layer over the run\n"
             f"  Text        {group}/about: what each number means\n"
+            f"{samples}"
             f"In Python:    jacoscope.read_run({monitor.run_dir!r})"
         )
 

@@ -146,11 +146,21 @@ def test_what_survives_is_small() -> None:
 
 
 def test_needs_of_quantities() -> None:
-    assert sample_needs([]) == sample_needs(DEFAULT_QUANTITIES) == SampleNeeds()
-    assert sample_needs(["sample_grad_norm", "noise_scale", "coherence"]) == SampleNeeds()
-    assert sample_needs(["pair_cosine"]) == SampleNeeds(gram=True)
-    assert sample_needs(["effective_rank", "gsnr"]) == SampleNeeds(gram=True, columns=True)
-    assert sample_needs(["fisher_max", "grad_norm"]) == SampleNeeds(columns=True)
+    nothing = SampleNeeds(dots=False)
+    assert sample_needs([]) == sample_needs(DEFAULT_QUANTITIES) == nothing
+    assert sample_needs(["sample_grad_norm", "noise_scale"]) == nothing
+    assert sample_needs(["sample_grad_norm", "coherence"]) == SampleNeeds()
+    assert sample_needs(["pair_cosine"]) == SampleNeeds(gram=True, dots=False)
+    assert sample_needs(["effective_rank", "gsnr"]) == SampleNeeds(True, True, False)
+    assert sample_needs(["fisher_max", "grad_norm"]) == SampleNeeds(columns=True, dots=False)
+    assert nothing.with_dots(True) == SampleNeeds()
+
+
+def test_inner_products_that_nobody_needs_are_not_computed() -> None:
+    jacobian = DenseJacobian(torch.randn(4, 10))
+    got = measure_samples(jacobian, jacobian.sum(), SampleNeeds(dots=False))
+    assert got.dot_N.isnan().all()
+    assert got.sq_N.isfinite().all()
 
 
 @pytest.mark.parametrize("name", get_args(QuantityName))

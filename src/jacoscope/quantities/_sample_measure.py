@@ -6,7 +6,7 @@ Shape suffixes: N samples, P scalars of the parameter, C scalars of a chunk of i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from jacoscope.quantities._table import QUANTITIES
 
 __all__ = ["SampleNeeds", "SampleTensors", "measure_samples", "sample_needs"]
 
+_OF_DOTS = ("sample_cosine", "sample_opposed", "sample_cross")
 _CHUNK = 2**21
 
 
@@ -28,10 +29,17 @@ class SampleNeeds:
     Args:
         gram: The samples' inner products.
         columns: Each scalar's sum of squares.
+        dots: Each sample's inner product with the gradient, which takes another pass where there
+            is no Gram matrix.
     """
 
     gram: bool = False
     columns: bool = False
+    dots: bool = True
+
+    def with_dots(self, wanted: bool) -> SampleNeeds:
+        """The same, with inner products with the gradient if these are wanted besides."""
+        return replace(self, dots=self.dots or wanted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +48,8 @@ class SampleTensors:
 
     Args:
         sq_N: |c_i|², shape (N,).
-        dot_N: c_i·G_b, shape (N,), where G_b is this backward's own gradient.
+        dot_N: c_i·G_b, shape (N,), where G_b is this backward's own gradient; ``nan`` if it was
+            not asked for.
         gram_NN: c_i·c_k, shape (N, N), if it was asked for.
         scalars: What was reduced from the columns, one number by statistic.
     """
@@ -57,6 +66,7 @@ def sample_needs(names: Iterable[QuantityName]) -> SampleNeeds:
     return SampleNeeds(
         gram=any(need.startswith(("pair_", "gram_")) for need in needs),
         columns=any(need.startswith("column_") for need in needs),
+        dots=any(need.startswith(_OF_DOTS) for need in needs),
     )
 
 
@@ -78,10 +88,18 @@ def measure_samples(jacobian: Jacobian, grad: Tensor, needs: SampleNeeds) -> Sam
     gram_NN = measured.get("gram")
     return SampleTensors(
         sq_N=measured["row_sq_norms"],
-        dot_N=jacobian.matvec(dense) if gram_NN is None else gram_NN.sum(dim=1),
+        dot_N=_dots(jacobian, dense, gram_NN, needs, measured["row_sq_norms"]),
         gram_NN=gram_NN,
         scalars=_of_columns(measured["column_sq_norms"], dense, jacobian) if needs.columns else {},
     )
+
+
+def _dots(
+    jacobian: Jacobian, grad: Tensor, gram_NN: Tensor | None, needs: SampleNeeds, sq_N: Tensor
+) -> Tensor:
+    if gram_NN is not None:
+        return gram_NN.sum(dim=1)
+    return jacobian.matvec(grad) if needs.dots else torch.full_like(sq_N, torch.nan)
 
 
 def _of_columns(column_sq: Tensor, grad: Tensor, jacobian: Jacobian) -> dict[str, Tensor]:
