@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import jacoscope
 from capture.case import Net, normal, param, wave
-from jacoscope.capturing import _planning
+from jacoscope.capturing import _planner
 from jacoscope.capturing._coding import Reading
 from jacoscope.capturing._layout import Regular, Rows
 from jacoscope.capturing.rules import RULES, Use
@@ -232,7 +232,7 @@ def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def wrong_layout(monkeypatch: pytest.MonkeyPatch) -> str:
     """W's rows are taken for (T, B) where they are (B, T), so that sums still close."""
-    right = _planning.read_layouts
+    right = _planner.read_layouts
 
     def wrong(flow: Any, samples: int, index: Any, asked: Any, *, half: bool) -> Any:
         readings = right(flow, samples, index, asked, half=half)
@@ -241,7 +241,7 @@ def wrong_layout(monkeypatch: pytest.MonkeyPatch) -> str:
                 readings[node] = (Reading(Regular(0, 1, samples), True),)
         return readings
 
-    monkeypatch.setattr(_planning, "read_layouts", wrong)
+    monkeypatch.setattr(_planner, "read_layouts", wrong)
     return "W"
 
 
