@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from jacoscope.capturing._bases import Bases
 from jacoscope.capturing._coding import Flow, Reading, read_layouts
 from jacoscope.capturing._frontier import Frontier
 from jacoscope.capturing._layout import Constant, Layout, Regular
 from jacoscope.capturing._pins import Pins, moved_by_index
 from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
-from jacoscope.capturing._views import VIEWS, View, apply_views, view_of
+from jacoscope.capturing._views import VIEWS
 from jacoscope.capturing._walk import Edge, Graph, Shape, operation_of
 from jacoscope.capturing.rules import RULES, rule_name
 
@@ -79,7 +80,7 @@ class Planner:
         """The plan, how much speaks against the frontier, and how many values seem mixed."""
         norms, cuts, readings = self._read()
         free = self._free(readings)
-        bases: dict[Edge, Base] = {}
+        bases = Bases(self.graph, self.leaves)
         uses: dict[int, list[PlannedUse]] = {}
         missing = dict(absent)
         rules: dict[str, list[str]] = {}
@@ -88,7 +89,7 @@ class Planner:
         def add(
             node: int, slot: int, edge: Edge, layouts: tuple[Layout | None, ...] | None
         ) -> None:
-            base, views = self._base(edge, bases)
+            base, views = bases.of(edge)
             if base is None:
                 return
             shape = self.graph.shape(edge)
@@ -114,7 +115,7 @@ class Planner:
                 if (node, slot) in self.frontier.shared:
                     add(node, slot, edge, None)
                     continue
-                names = self._below(edge[0], free)
+                names = bases.below(edge[0])
                 if node not in readings:
                     if node in self.frontier.late:
                         missing.update(dict.fromkeys(names, _LATE))
@@ -132,13 +133,13 @@ class Planner:
             if layout is not None
         ]
         rows = self.samples if self.index is None else len(self.index)
-        mixed = [base for base in bases.values() if self._is_mixed(base)]
+        mixed = [base for base in bases.found.values() if self._is_mixed(base)]
         stable = all(reading.is_certain for each in readings.values() for reading in each)
         plan = CapturePlan(
             samples=self.samples,
             index=self.index,
             uses={node: tuple(each) for node, each in uses.items()},
-            bases=bases,
+            bases=bases.found,
             leaves={name: leaf for name, leaf in self.leaves.items() if name not in missing},
             missing=missing,
             rules={name: " + ".join(each) for name, each in rules.items()},
@@ -322,65 +323,6 @@ class Planner:
                 free[node] = operation in VIEWS
         return free
 
-    def _below(self, node: int, free: Sequence[bool]) -> list[str]:
-        """Names of the watched parameters that a value on the parameters' side is made of."""
-        found, seen, stack = [], {node}, [node]
-        while stack:
-            here = stack.pop()
-            if here in self.graph.leaves and self.graph.leaves[here] in self.leaves:
-                found.append(self.graph.leaves[here])
-            for edge in self.graph.inputs[here]:
-                if edge is not None and edge[0] not in seen:
-                    seen.add(edge[0])
-                    stack.append(edge[0])
-        return found
-
-    def _base(self, edge: Edge, bases: dict[Edge, Base]) -> tuple[Base | None, tuple[View, ...]]:
-        """The value that ``edge`` is a view of, and how; ``None`` if nothing of it is watched."""
-        below, views = edge, list[View]()
-        while operation_of(self.graph.names[below[0]]) in VIEWS:
-            source = self.graph.inputs[below[0]][0]
-            before, after = source and self.graph.shape(source), self.graph.shape(below)
-            if source is None or before is None or after is None:
-                break
-            operation = operation_of(self.graph.names[below[0]])
-            view = view_of(operation, self.graph.nodes[below[0]], below[1], before, after)
-            if view is not None:
-                views.insert(0, view)
-            below = source
-        shape = self.graph.shape(below)
-        assert shape is not None
-        if not _can_view(views, shape):
-            below, views = edge, []
-            shape = self.graph.shape(edge)
-            assert shape is not None
-        if below not in bases:
-            names = self._watched(below[0])
-            if not names:
-                return None, ()
-            sweep = () if below[0] in self.graph.leaves else self._sweep(below[0])
-            bases[below] = Base(below, shape, sweep, names)
-        return bases[below], tuple(views)
-
-    def _watched(self, node: int) -> tuple[str, ...]:
-        return tuple(self._below(node, ()))
-
-    def _sweep(self, node: int) -> tuple[int, ...]:
-        """All nodes below ``node`` but leaves, consumers first, that lead to a watched one."""
-        seen, stack = {node}, [node]
-        while stack:
-            for edge in self.graph.inputs[stack.pop()]:
-                if edge is not None and edge[0] not in seen:
-                    seen.add(edge[0])
-                    stack.append(edge[0])
-        leads: set[int] = set()
-        for each in sorted(seen, reverse=True):
-            if self.graph.leaves.get(each) in self.leaves or any(
-                edge is not None and edge[0] in leads for edge in self.graph.inputs[each]
-            ):
-                leads.add(each)
-        return tuple(each for each in sorted(leads) if not self.graph.is_leaf(each))
-
     def _names(
         self, node: int, slot: int, layouts: tuple[Layout | None, ...] | None
     ) -> tuple[str, str]:
@@ -396,14 +338,6 @@ class Planner:
 def _has_room_twice(shape: Shape, rows: int) -> bool:
     sizes = shape[:-1] if len(shape) > 1 else shape
     return sum(size % rows == 0 for size in sizes) > 1 or any(size % rows**2 == 0 for size in sizes)
-
-
-def _can_view(views: Sequence[View], shape: Shape) -> bool:
-    try:
-        apply_views(views, torch.empty(2, *shape, device="meta"))
-    except RuntimeError:
-        return False
-    return True
 
 
 def _at_output(output: int, layout: Layout) -> tuple[Layout | None, ...]:
