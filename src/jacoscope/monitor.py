@@ -43,7 +43,8 @@ _log = logging.getLogger("jacoscope")
 class Monitor:
     """Watches a model's parameters while it trains, by any loop.
 
-    A training step goes: :meth:`begin_step`; backward; :meth:`before_optimizer_step` before
+    A training step goes: :meth:`begin_step`; backward, with :meth:`before_backward` and
+    :meth:`after_backward` around it where samples are watched; :meth:`before_optimizer_step` before
     clipping; the optimiser's own step; :meth:`end_step`. On steps that are not captured all of
     these return at once. Records go to the sinks.
 

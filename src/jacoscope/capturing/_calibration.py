@@ -268,4 +268,6 @@ def _quiet() -> Iterator[None]:
     """Warnings of operations that are batched slowly are ours, not the user's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*performance drop.*batching rule.*")
+        # Said of a user's hook; the training's own backward says it as well.
+        warnings.filterwarnings("ignore", message="Full backward hook is firing.*")
         yield
