@@ -314,3 +314,20 @@ def test_watching_twice_listens_once() -> None:
     assert loader.batch_sampler is not None
     assert type(loader.batch_sampler.sampler) is SequentialSampler  # type: ignore[attr-defined]
     assert indices.of_batch(0) is None
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_listeners_leave_nothing_behind(order: tuple[int, int]) -> None:
+    from jacoscope._sampler import SampledIndices
+
+    loader = torch.utils.data.DataLoader(list(range(6)), batch_size=2)
+    sampler = loader.batch_sampler.sampler
+    both = [SampledIndices(), SampledIndices()]
+    for each in both:
+        each._listen_to(loader)
+    list(loader)
+    assert [each.of_batch(1) for each in both] == [("dataset index", [2, 3])] * 2
+    both[order[0]].release()
+    assert loader.batch_sampler.sampler is not sampler
+    both[order[1]].release()
+    assert loader.batch_sampler.sampler is sampler

@@ -28,7 +28,7 @@ class SampledIndices:
     """
 
     def __init__(self) -> None:
-        self._batch_sampler: BatchSampler | None = None
+        self._batch_sampler: Any = None
         self._listener: _Listener | None = None
         self._source: Any = None
 
@@ -63,9 +63,13 @@ class SampledIndices:
         sampler.sampler = self._listener
 
     def release(self) -> None:
-        """Put everything back as it was."""
-        if self._batch_sampler is not None and self._listener is not None:
-            self._batch_sampler.sampler = self._listener.inner
+        """Put everything back as it was; another monitor's listener stays until it leaves."""
+        holder, attribute = self._batch_sampler, "sampler"
+        while self._listener is not None and holder is not None:
+            here = getattr(holder, attribute)
+            if here is self._listener:
+                setattr(holder, attribute, self._listener.inner)
+            holder, attribute = (here if isinstance(here, _Listener) else None), "inner"
         self._batch_sampler = self._listener = None
 
     def forget(self) -> None:

@@ -140,6 +140,7 @@ class _Box:
         self.crossing = _Crossing(flat)
 
     def unpack(self) -> dict[Hashable, FloatArray]:
+        """The tensors that were sent, in their shapes."""
         numbers = self.crossing.wait()
         found: dict[Hashable, FloatArray] = {}
         position = 0

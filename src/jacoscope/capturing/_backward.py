@@ -109,12 +109,12 @@ class BackwardCapture:
         """Hand on a parameter whose gradient is complete."""
         if name in self._failed or not self._has_begun:
             return
-        if name in self._early and self._confirm is not None:
-            self._confirm(name, grad.detach())
-            return
         leaf = (self._plan.leaves[name], 0)
         try:
             with torch.no_grad():
+                if name in self._early and self._confirm is not None:
+                    self._confirm(name, grad.detach())
+                    return
                 shape = tuple(grad.shape)
                 jacobian = self._jacobian(self._terms.pop(leaf, []), shape, grad)
                 magnitude = jacobian.magnitude()
