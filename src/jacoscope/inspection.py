@@ -33,7 +33,7 @@ def inspect_selection(selection: Selection) -> pd.DataFrame:
 
     copies = {item.name: item.copied_bytes for item in wanted_of(lanes_of(selection))}
     watched = [
-        (target.info, target.rule, ", ".join(target.quantities), copies[target.name], "")
+        (target.info, target.rule, ", ".join(target.quantities), copies.get(target.name, 0), "")
         for target in selection.targets
     ]
     others = [(left.info, left.rule, "", 0, left.reason) for left in selection.left_out]

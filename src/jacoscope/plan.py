@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jacoscope.capturing import Wanted
 from jacoscope.config import QuantityName, Schedule
 from jacoscope.errors import ConfigError
-from jacoscope.quantities import QUANTITIES, inputs_of, is_per_sample
+from jacoscope.quantities import QUANTITIES, inputs_of, is_per_sample, is_probed
 from jacoscope.record import Axis
 from jacoscope.schedule import Timetable
 from jacoscope.selection import Selection, Target
@@ -17,6 +17,7 @@ __all__ = [
     "Lane",
     "headline_lane",
     "lanes_of",
+    "probe_targets_of",
     "quantities_of",
     "sample_targets_of",
     "wanted_of",
@@ -46,15 +47,17 @@ def lanes_of(selection: Selection) -> tuple[Lane, ...]:
     Raises:
         ConfigError: If a schedule's hook cannot be imported.
     """
-    schedules = dict.fromkeys(target.schedule for target in selection.targets)
+    captured = [t for t in selection.targets if not all(map(is_probed, t.quantities))]
+    schedules = dict.fromkeys(target.schedule for target in captured)
     return tuple(
-        _lane(schedule, tuple(t for t in selection.targets if t.schedule == schedule))
+        _lane(schedule, tuple(t for t in captured if t.schedule == schedule))
         for schedule in schedules
     )
 
 
 def _lane(schedule: Schedule, targets: tuple[Target, ...]) -> Lane:
-    names = [name for name in QUANTITIES if any(name in t.quantities for t in targets)]
+    asked = {name for target in targets for name in target.quantities if not is_probed(name)}
+    names = [name for name in QUANTITIES if name in asked]
     axes = {name: Axis.of([t for t in targets if name in t.quantities]) for name in names}
     try:
         timetable = Timetable(schedule)
@@ -84,6 +87,11 @@ def wanted_of(lanes: Sequence[Lane]) -> list[Wanted]:
 def sample_targets_of(lanes: Sequence[Lane]) -> list[Target]:
     """The targets of these lanes that have per-sample quantities."""
     return [t for lane in lanes for t in lane.targets if any(map(is_per_sample, t.quantities))]
+
+
+def probe_targets_of(selection: Selection) -> list[Target]:
+    """The targets that have quantities which probes measure."""
+    return [target for target in selection.targets if any(map(is_probed, target.quantities))]
 
 
 def quantities_of(lanes: Sequence[Lane]) -> list[QuantityName]:

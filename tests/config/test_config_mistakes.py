@@ -20,7 +20,11 @@ _UNKNOWN_KEYS = [
         "layers[0].schedule.frist",
         "Schedule has no option 'frist'; did you mean 'first'?",
     ),
-    ("zzz: 1", "zzz", "valid names are quantities, layers, schedule, output, samples, on_error"),
+    (
+        "zzz: 1",
+        "zzz",
+        "valid names are quantities, layers, schedule, output, samples, probes, on_error",
+    ),
     ("3: 1", "3", "MonitorConfig has no option 3; valid names are"),
     ("null: 1", "None", "MonitorConfig has no option None"),
 ]

@@ -207,6 +207,23 @@ def test_to_dict_is_plain_and_complete() -> None:
             "verify": 2,
             "memory_budget": 256,
         },
+        "probes": {
+            **dict.fromkeys(["module", "method", "input", "output"]),
+            "schedule": {"every": 200, "first": 1, "steps": [], "per_epoch": 0, "hook": None},
+            "samples": 8,
+            "batch": "first",
+            "loss_samples": 64,
+            "mode": "eval",
+            "max_outputs": 32,
+            "sketches": 16,
+            "chain": [],
+            "second_order": True,
+            "weights": 5,
+            "saliency": 4,
+            "features": [],
+            "seed": 0,
+            "memory_budget": 256,
+        },
         "on_error": "warn",
     }
 

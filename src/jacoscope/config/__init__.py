@@ -1,6 +1,8 @@
 """Configuration: frozen dataclasses, one schema for Python and YAML."""
 
 from jacoscope.config._load import check_section, load_config, read_yaml, resolve_config
+from jacoscope.config._probes import Probes
+from jacoscope.config._schedule import Schedule
 from jacoscope.config._schema import (
     DEFAULT_QUANTITIES,
     LayerRule,
@@ -9,7 +11,6 @@ from jacoscope.config._schema import (
     ParameterKind,
     QuantityName,
     Samples,
-    Schedule,
 )
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "MonitorConfig",
     "Output",
     "ParameterKind",
+    "Probes",
     "QuantityName",
     "Samples",
     "Schedule",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from jacoscope.config._coerce import coerce_fields
+from jacoscope.config._probes import Probes
+from jacoscope.config._schedule import Schedule
 from jacoscope.errors import ConfigError
 
 __all__ = [
@@ -57,6 +58,26 @@ QuantityName = Literal[
     "fisher_trace",
     "fisher_max",
     "fisher_top_eigenvalue",
+    "output_jacobian_norm",
+    "output_jacobian_spectral_norm",
+    "ntk_trace",
+    "ntk_top_eigenvalue",
+    "ntk_condition",
+    "ntk_effective_rank",
+    "ntk_alignment",
+    "ntk_drift",
+    "input_jacobian_norm",
+    "input_jacobian_spectral_norm",
+    "input_jacobian_condition",
+    "layer_jacobian_mean_sq",
+    "layer_jacobian_spectral_norm",
+    "layer_jacobian_condition",
+    "predicted_change",
+    "second_order_change",
+    "actual_change",
+    "interaction_change",
+    "allocated_change",
+    "allocation_gap",
 ]
 """Every quantity that can be asked for; ``docs/quantities.md`` defines each."""
 
@@ -76,52 +97,6 @@ DEFAULT_QUANTITIES: tuple[QuantityName, ...] = (
     "update_cosine",
     "saliency",
 )
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When to capture. A step is captured when any of these asks for it.
-
-    A step is one optimiser step: a batch, or a whole window of accumulated batches. Steps count
-    from 0, on the axis that the Trainer's own loggers use.
-
-    Args:
-        every: Capture steps 0, n, 2n, …; ``null`` for none of them.
-        first: Capture each of the first n steps of the run, where training changes fastest.
-        steps: Capture these steps.
-        per_epoch: Capture each of the first n steps of every epoch.
-        hook: Import path ``package.module.function``, or in Python a callable, called with
-            ``(step, epoch)`` before every step: ``True`` captures it, ``False`` does not, ``None``
-            leaves it to the other options.
-
-    Raises:
-        ConfigError: If a number is out of range, or nothing would ever be captured.
-    """
-
-    every: int | None = 50
-    first: int = 10
-    steps: tuple[int, ...] = ()
-    per_epoch: int = 0
-    hook: Callable[[int, int], bool | None] | str | None = None
-
-    def __post_init__(self) -> None:
-        coerce_fields(self)
-        if self.every is not None and self.every < 1:
-            raise ConfigError(
-                f"got {self.every}, must be at least 1; write null for no regular captures",
-                key="every",
-            )
-        for key, value in (("first", self.first), ("per_epoch", self.per_epoch)):
-            if value < 0:
-                raise ConfigError(f"got {value}, must be 0 or more", key=key)
-        for index, step in enumerate(self.steps):
-            if step < 0:
-                raise ConfigError(f"got {step}, steps count from 0", key=f"steps[{index}]")
-        if not (self.every or self.first or self.steps or self.per_epoch or self.hook):
-            raise ConfigError(
-                "every is null, first and per_epoch are 0, steps is empty and there is no hook, so "
-                "nothing would ever be captured; set one of them, such as every: 50"
-            )
 
 
 @dataclass(frozen=True)
@@ -305,6 +280,7 @@ class MonitorConfig:
         schedule: When to capture.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
+        probes: How probes are run, where quantities of outputs or of all else equal are asked for.
         on_error: What a fault inside the monitor does: ``warn`` warns once, drops what failed and
             goes on; ``raise`` stops the training.
 
@@ -317,6 +293,7 @@ class MonitorConfig:
     schedule: Schedule = Schedule()
     output: Output = Output()
     samples: Samples = Samples()
+    probes: Probes = Probes()
     on_error: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
@@ -330,7 +307,7 @@ class MonitorConfig:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Schedule | LayerRule | Samples | Output):
+    if isinstance(value, Schedule | LayerRule | Samples | Probes | Output):
         return {name.name: _plain(getattr(value, name.name)) for name in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]

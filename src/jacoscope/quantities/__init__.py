@@ -21,12 +21,14 @@ from jacoscope.quantities._sample_statistics import (
 from jacoscope.quantities._statistics import STATISTICS, Block, Statistic
 from jacoscope.quantities._table import (
     FAMILIES,
+    PROBES,
     QUANTITIES,
     inputs_of,
     is_per_sample,
+    is_probed,
     statistics_for,
 )
-from jacoscope.quantities.headline import HEADLINES, SAMPLE_HEADLINES, Headline
+from jacoscope.quantities.headline import HEADLINES, PROBE_HEADLINES, SAMPLE_HEADLINES, Headline
 from jacoscope.quantities.histogram import HISTOGRAM_BINS, HISTOGRAM_EDGES
 from jacoscope.quantities.noise import noise_parts
 
@@ -35,6 +37,8 @@ __all__ = [
     "HEADLINES",
     "HISTOGRAM_BINS",
     "HISTOGRAM_EDGES",
+    "PROBES",
+    "PROBE_HEADLINES",
     "QUANTITIES",
     "SAMPLE_HEADLINES",
     "SAMPLE_STATISTICS",
@@ -56,6 +60,7 @@ __all__ = [
     "group_of",
     "inputs_of",
     "is_per_sample",
+    "is_probed",
     "measure_samples",
     "noise_parts",
     "sample_needs",

@@ -13,11 +13,26 @@ from jacoscope.quantities.agreement import AGREEMENT_QUANTITIES
 from jacoscope.quantities.fisher import FISHER_QUANTITIES
 from jacoscope.quantities.gradient import GRADIENT_QUANTITIES
 from jacoscope.quantities.noise import NOISE_QUANTITIES
+from jacoscope.quantities.probes import (
+    ALL_ELSE_EQUAL_QUANTITIES,
+    INPUT_JACOBIAN_QUANTITIES,
+    LAYER_JACOBIAN_QUANTITIES,
+    OUTPUT_JACOBIAN_QUANTITIES,
+    TANGENT_KERNEL_QUANTITIES,
+)
 from jacoscope.quantities.saliency import SALIENCY_QUANTITIES
 from jacoscope.quantities.samples import SAMPLE_QUANTITIES
 from jacoscope.quantities.update import UPDATE_QUANTITIES
 
-__all__ = ["FAMILIES", "QUANTITIES", "inputs_of", "is_per_sample", "statistics_for"]
+__all__ = [
+    "FAMILIES",
+    "PROBES",
+    "QUANTITIES",
+    "inputs_of",
+    "is_per_sample",
+    "is_probed",
+    "statistics_for",
+]
 
 FAMILIES: Mapping[str, tuple[Quantity, ...]] = {
     "Gradient": GRADIENT_QUANTITIES,
@@ -27,6 +42,11 @@ FAMILIES: Mapping[str, tuple[Quantity, ...]] = {
     "Noise": NOISE_QUANTITIES,
     "Agreement": AGREEMENT_QUANTITIES,
     "Fisher": FISHER_QUANTITIES,
+    "Output Jacobian": OUTPUT_JACOBIAN_QUANTITIES,
+    "Tangent kernel": TANGENT_KERNEL_QUANTITIES,
+    "Input Jacobian": INPUT_JACOBIAN_QUANTITIES,
+    "Layer Jacobian": LAYER_JACOBIAN_QUANTITIES,
+    "All else equal": ALL_ELSE_EQUAL_QUANTITIES,
 }
 """Every quantity by its family, in the order of the documentation."""
 
@@ -34,6 +54,19 @@ QUANTITIES: dict[QuantityName, Quantity] = {
     quantity.name: quantity for family in FAMILIES.values() for quantity in family
 }
 """Every quantity by its name, in the order of the documentation."""
+
+
+PROBES: Mapping[str, frozenset[QuantityName]] = {
+    family: frozenset(quantity.name for quantity in FAMILIES[family])
+    for family in (
+        "Output Jacobian",
+        "Tangent kernel",
+        "Input Jacobian",
+        "Layer Jacobian",
+        "All else equal",
+    )
+}
+"""The quantities that probes measure, by family."""
 
 
 def statistics_for(names: Iterable[QuantityName]) -> tuple[Statistic, ...]:
@@ -49,6 +82,11 @@ def statistics_for(names: Iterable[QuantityName]) -> tuple[Statistic, ...]:
 def is_per_sample(name: QuantityName) -> bool:
     """Whether a quantity takes each sample's contribution to the gradient."""
     return any(need in SAMPLE_STATISTICS for need in QUANTITIES[name].needs)
+
+
+def is_probed(name: str) -> bool:
+    """Whether a probe measures it, after the step and on a copy of the model."""
+    return any(name in names for names in PROBES.values())
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from jacoscope.config import QuantityName
 from jacoscope.quantities._quantity import FloatArray
 from jacoscope.quantities._table import QUANTITIES
 
-__all__ = ["HEADLINES", "SAMPLE_HEADLINES", "Headline"]
+__all__ = ["HEADLINES", "PROBE_HEADLINES", "SAMPLE_HEADLINES", "Headline"]
 
 Statistics = Mapping[str, FloatArray]
 
@@ -152,3 +152,16 @@ SAMPLE_HEADLINES: tuple[QuantityName, ...] = (
     "fisher_trace",
 )
 """The per-sample quantities that are also scalars on the whole model, where they are asked for."""
+
+PROBE_HEADLINES: tuple[QuantityName, ...] = (
+    "output_jacobian_norm",
+    "ntk_top_eigenvalue",
+    "ntk_effective_rank",
+    "ntk_alignment",
+    "ntk_drift",
+    "input_jacobian_norm",
+    "predicted_change",
+    "actual_change",
+    "interaction_change",
+)
+"""The probes' quantities that are also scalars on the whole model, where they are asked for."""
