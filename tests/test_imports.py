@@ -21,6 +21,7 @@ _ORDER = [
         "batches",
         "jacobian",
         "capturing",
+        "probing",
         "quantities",
         "reduction",
         "record",
@@ -35,10 +36,16 @@ _ORDER = [
         "sample_results",
         "captured_samples",
         "captured_step",
+        "probe_record",
+        "probe_plan",
+        "output_probe",
+        "loss_probe",
+        "prober",
         "sinks",
         "monitor",
         "_lightning",
         "_sampler",
+        "_training_loss",
         "_verifying",
         "_mistakes",
         "callback",
@@ -53,11 +60,13 @@ _BESIDE: dict[str, list[str]] = {
     "reader": ["errors", "record"],
     "demos": [],
     "__init__": [
-        *("config", "errors", "faults", "_version", "capturing"),
+        *("config", "errors", "faults", "_version", "capturing", "probing"),
         *("monitor", "reader", "callback"),
     ],
 }
-_WITH_LIGHTNING = ["_lightning", "_sampler", "_verifying", "callback", "cli", "demos"]
+_WITH_LIGHTNING = [
+    *("_lightning", "_sampler", "_training_loss", "_verifying", "callback", "cli", "demos")
+]
 _LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 
 

@@ -16,11 +16,11 @@ from helpers import fingerprint
 from jacoscope import Monitor, MonitorWarning, read_run
 from jacoscope.capturing import OptimizerStepCapture
 from jacoscope.config import Output
-from jacoscope.quantities import QUANTITIES, STATISTICS, Meter, is_per_sample
+from jacoscope.quantities import QUANTITIES, STATISTICS, Meter, is_per_sample, is_probed
 from jacoscope.record import GradientInfo
 from jacoscope.sinks import MemorySink, TensorBoardSink
 
-_ALL = [name for name in QUANTITIES if not is_per_sample(name)]
+_ALL = [name for name in QUANTITIES if not (is_per_sample(name) or is_probed(name))]
 
 
 def train(

@@ -22,11 +22,13 @@ from jacoscope._lightning import (
     withheld_reason,
 )
 from jacoscope._sampler import SampledIndices
+from jacoscope._training_loss import TrainingLoss, loss_withheld_reason
 from jacoscope.config import (
     DEFAULT_QUANTITIES,
     LayerRule,
     MonitorConfig,
     Output,
+    Probes,
     QuantityName,
     Samples,
     Schedule,
@@ -86,6 +88,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         schedule: When to capture.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
+        probes: How probes are run, where quantities of outputs or of all else equal are asked for.
         on_error: What a fault inside the monitor does: ``warn`` warns once, drops what failed and
             goes on; ``raise`` stops the training.
 
@@ -106,6 +109,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         schedule: Schedule = Schedule(),
         output: Output = Output(),
         samples: Samples = Samples(),
+        probes: Probes = Probes(),
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
@@ -115,6 +119,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
             "schedule": schedule,
             "output": output,
             "samples": samples,
+            "probes": probes,
             "on_error": on_error,
         }
         self.config = _one_config(config, separate)
@@ -145,11 +150,20 @@ class SensitivityMonitor(Callback, _OtherCallback):
         lanes_of(select(pl_module, self.config, withheld=withheld))
         if trainer.is_global_zero:
             sinks, self.run_dir = make_sinks(trainer, self.config)
-            monitor = Monitor(pl_module, self.config, sinks=sinks, withheld=withheld)
+            loss = TrainingLoss(trainer)
+            monitor = Monitor(
+                pl_module,
+                self.config,
+                sinks=sinks,
+                withheld=withheld,
+                loss=loss,
+                loss_withheld=loss_withheld_reason(trainer, pl_module),
+                prepare=loss.silence,
+            )
             monitor.load_state_dict(self._state)
-            self._session = _Session(monitor)
+            self._session = _Session(monitor, loss)
             self._session.samples_withheld = samples_withheld_reason(trainer, pl_module)
-            if monitor.may_want_samples:
+            if monitor.may_want_batches:
                 with monitor.faults.contain("watching the sampler"):
                     self._session.indices.expect(trainer, monitor.faults)
             _log.info("recording %s", self.run_dir or "nothing (fast_dev_run)")
@@ -161,7 +175,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
             return
         session.wake = 0
         session.first_batch = None
-        if session.monitor.may_want_samples:
+        if session.monitor.may_want_batches:
             with session.monitor.faults.contain("watching the sampler"):
                 session.indices.watch(trainer)
 
@@ -182,14 +196,14 @@ class SensitivityMonitor(Callback, _OtherCallback):
         monitor = session.monitor
         session.is_capturing = monitor.begin_step(step, trainer.current_epoch, epoch_start)
         session.wake = step if session.is_capturing else monitor.next_due(step + 1, epoch_start)
-        if session.is_capturing and monitor.wants_samples:
+        if session.is_capturing and monitor.wants_batch:
             self._begin_batch(session, trainer, batch, batch_idx)
 
     def _begin_batch(self, session: _Session, trainer: Trainer, batch: Any, batch_idx: int) -> None:
         monitor = session.monitor
+        session.loss.batch_idx = batch_idx
         if session.samples_withheld is not None:
             monitor.withhold_samples(session.samples_withheld)
-            return
         ids = None
         with monitor.faults.contain("reading the sampler's indices"):
             ids = session.indices.of_batch(batch_idx - (session.first_batch or 0))
@@ -280,8 +294,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
 class _Session:
     """One ``fit``: the monitor, and when it has to be asked next."""
 
-    def __init__(self, monitor: Monitor) -> None:
+    def __init__(self, monitor: Monitor, loss: TrainingLoss) -> None:
         self.monitor = monitor
+        self.loss = loss
         self.wake: float = -math.inf
         self.is_capturing = False
         self.batch_idx = 0

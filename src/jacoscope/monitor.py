@@ -10,7 +10,7 @@ import logging
 import math
 import warnings
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,12 @@ from jacoscope.config import MonitorConfig, resolve_config
 from jacoscope.faults import Faults, MonitorWarning
 from jacoscope.groups import groups_of
 from jacoscope.leaderboard import Leaderboard, SampleBatch
+from jacoscope.loss_probe import LossFunction
 from jacoscope.measuring import Gauge
 from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of
+from jacoscope.probe_plan import probe_plan
+from jacoscope.probe_record import ProbeRecord
+from jacoscope.prober import Prober
 from jacoscope.quantities import RunningMeans
 from jacoscope.record import GradientInfo, StepRecord
 from jacoscope.reduction import Transfer
@@ -53,6 +57,10 @@ class Monitor:
         config: The configuration: a dataclass, a mapping, a YAML file's path, or ``None``.
         sinks: Where records go.
         withheld: Why no parameter can be measured in this run, if that is so.
+        loss: From a copy of the model and a batch to the batch's loss; needed where all else equal
+            is asked for.
+        loss_withheld: Why the loss cannot be evaluated again in this run, if that is so.
+        prepare: Called with each copy of the model that probes evaluate.
 
     Raises:
         ConfigError: If the configuration cannot be used on this model.
@@ -82,11 +90,19 @@ class Monitor:
         *,
         sinks: Sequence[Sink] = (),
         withheld: str | None = None,
+        loss: LossFunction | None = None,
+        loss_withheld: str | None = None,
+        prepare: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.config = resolve_config(config)
         self.faults = Faults(self.config.on_error)
         self._model = model
         self._withheld = withheld
+        self._loss = loss
+        self._loss_withheld = loss_withheld
+        self._prepare = prepare
+        self._prober: Prober | None = None
+        self._last: tuple[int, int] = (0, 0)
         self._sinks = list(sinks)
         self._gauge = Gauge(self.faults)
         told = self.config.samples
@@ -121,10 +137,15 @@ class Monitor:
             Whether it is captured.
         """
         self._drain(wait=False)
+        self._last = step, epoch
+        is_captured = self._begin_capture(step, epoch, epoch_start)
+        return self._begin_probe(step, epoch, epoch_start) or is_captured
+
+    def _begin_capture(self, step: int, epoch: int, epoch_start: int) -> bool:
         if self._open is not None and not self._open.capture.has_seen_a_step:
             self._open.step, self._open.epoch = step, epoch  # still accumulating
             return True
-        self.abandon_step()
+        self._abandon_capture()
         with self.faults.contain("deciding what to capture"):
             due = self._due(step, epoch, epoch_start)
             if (due or not self._lanes) and self._selected_from != _parameters(self._model):
@@ -136,6 +157,20 @@ class Monitor:
                 self._open = self._opened(step, epoch, due, everything)
         return self._open is not None
 
+    def _begin_probe(self, step: int, epoch: int, epoch_start: int) -> bool:
+        prober = self._prober
+        if prober is None:
+            return False
+        if not (prober.is_open and not prober.has_seen_a_step):
+            prober.abandon()
+            with self.faults.contain("deciding what to probe"):
+                if not prober.plan.timetable.is_due(step, epoch, epoch_start):
+                    return False
+                if self._selected_from != _parameters(self._model):
+                    self._select()
+        prober.begin(step, epoch)
+        return True
+
     @property
     def may_want_samples(self) -> bool:
         """Whether any step of the run captures samples."""
@@ -146,15 +181,28 @@ class Monitor:
         """Whether the step under way captures samples."""
         return self._open is not None and self._open.samples is not None
 
+    @property
+    def may_want_batches(self) -> bool:
+        """Whether any step of the run takes batches, for samples or probes."""
+        return self.may_want_samples or self._prober is not None
+
+    @property
+    def wants_batch(self) -> bool:
+        """Whether the step under way takes batches."""
+        return self.wants_samples or (self._prober is not None and self._prober.is_open)
+
     def begin_batch(self, batch: Any, ids: tuple[str, Sequence[str | int]] | None = None) -> None:
-        """Tell which batch's backward comes next, where per-sample quantities are watched.
+        """Tell which batch's backward comes next, where samples are watched or probes are run.
 
         Args:
             batch: The batch: tensors, mappings, sequences and dataclasses, nested.
             ids: Where the samples' ids come from, in words, and the ids, in order.
         """
-        if self._open is not None and self._open.samples is not None:
-            self._open.samples.begin_batch(batch, ids)
+        if self._prober is not None:
+            self._prober.begin_batch(batch, ids[1] if ids is not None else ())
+        samples = self._open.samples if self._open is not None else None
+        if samples is not None and samples.withheld is None:
+            samples.begin_batch(batch, ids)
 
     def before_backward(
         self,
@@ -192,15 +240,22 @@ class Monitor:
     @property
     def has_seen_no_optimizer(self) -> bool:
         """Whether steps were to be captured, but none had an optimiser that steps."""
-        waiting = self._open is not None and not self._open.capture.has_seen_a_step
-        return waiting and not self.captures
+        capture, prober = self._open, self._prober
+        waiting = capture is not None and not capture.capture.has_seen_a_step
+        probing = prober is not None and prober.is_open and not prober.has_seen_a_step
+        return (waiting or probing) and not self.captures
 
     def next_due(self, step: int, epoch_start: int = 0) -> float:
         """The first step from ``step`` on at which :meth:`begin_step` has something to do."""
-        if self._in_transit or self._open is not None or not self._lanes:
+        prober = self._prober
+        if self._in_transit or self._open is not None or not (self._lanes or prober):
+            return step
+        if prober is not None and prober.is_open:
             return step
         with self.faults.contain("deciding when to capture next"):
             dues = [lane.timetable.next_due(step, epoch_start) for lane in self._lanes]
+            if prober is not None:
+                dues.append(prober.plan.timetable.next_due(step, epoch_start))
             return min(dues, default=math.inf)
         return step
 
@@ -217,6 +272,8 @@ class Monitor:
             gradient: Which gradient it is, for the record.
             gradient_scale: Factor that the gradients still carry, a tensor without dimensions.
         """
+        if self._prober is not None:
+            self._prober.before_step(self._model)
         if self._open is None:
             return
         self._open.gradient = gradient or GradientInfo()
@@ -224,7 +281,16 @@ class Monitor:
             self._open.capture.before_step(optimizer, gradient_scale)
 
     def end_step(self) -> None:
-        """Close the training step; its record follows as soon as the device has delivered it."""
+        """Close the training step, and run its probes.
+
+        The record follows as soon as the device has delivered it.
+        """
+        self._end_capture()
+        if self._prober is not None:
+            with self.faults.contain("probing", self._prober.abandon):
+                self._write_probe(self._prober.finish(self._model))
+
+    def _end_capture(self) -> None:
         closing = self._open
         if closing is None or not closing.capture.has_seen_a_step:
             return
@@ -238,6 +304,11 @@ class Monitor:
 
     def abandon_step(self) -> None:
         """Drop a training step under way and remove all that is attached; safe at any time."""
+        self._abandon_capture()
+        if self._prober is not None:
+            self._prober.abandon()
+
+    def _abandon_capture(self) -> None:
         if self._open is not None:
             self._open.capture.detach()
             if self._open.samples is not None:
@@ -249,6 +320,10 @@ class Monitor:
         self.abandon_step()
         self._drain(wait=True)
         self._close_epoch()
+        if self._prober is not None:
+            prober, self._prober = self._prober, None
+            with self.faults.contain("allocating the change of the loss"):
+                self._write_probe(prober.conclude(self._model, *self._last))
         for sink in self._sinks:
             with self.faults.contain(sink.subject):
                 sink.close()
@@ -266,6 +341,7 @@ class Monitor:
             "sinks": sinks,
             "running": self._running.state_dict(),
             "leaderboard": self._board.state_dict(),
+            "probes": self._prober.state_dict() if self._prober is not None else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -274,6 +350,8 @@ class Monitor:
             self.captures = int(state.get("captures", 0))
             self._running.load_state_dict(state.get("running", {}))
             self._board.load_state_dict(state.get("leaderboard", {}))
+            if self._prober is not None:
+                self._prober.load_state_dict(state.get("probes", {}))
             for sink in self._sinks:
                 sink.load_state_dict(state.get("sinks", {}).get(type(sink).__name__, {}))
 
@@ -302,12 +380,23 @@ class Monitor:
         self.selection = select(self._model, self.config, withheld=self._withheld)
         self._lanes = lanes_of(self.selection)
         self._headline_lane = headline_lane(self._lanes, self.config.schedule)
+        plan = probe_plan(self.selection, self.config, self._model)
+        if plan is None:
+            self._prober = None
+        elif self._prober is not None:
+            self._prober.plan = plan
+        else:
+            self._prober = Prober(
+                plan, self.config, self._loss, self.faults, self._loss_withheld, self._prepare
+            )
+        axes = plan.axes.items() if plan is not None else ()
+        probed = [(name, axis) for name, several in axes for axis in several]
         for sink in list(self._sinks):
             with self._containing_sink(sink):
-                sink.open(RunInfo(self.config, self.selection, _versions()))
+                sink.open(RunInfo(self.config, self.selection, _versions(), probed))
 
     def _containing_capture(self) -> AbstractContextManager[None]:
-        return self.faults.contain("capturing a training step", self.abandon_step)
+        return self.faults.contain("capturing a training step", self._abandon_capture)
 
     def _containing_sink(self, sink: Sink) -> AbstractContextManager[None]:
         return self.faults.contain(sink.subject, lambda: self._sinks.remove(sink))
@@ -368,6 +457,14 @@ class Monitor:
             for sink in list(self._sinks):
                 with self._containing_sink(sink):
                     sink.write_boards(boards)
+
+    def _write_probe(self, record: ProbeRecord | None) -> None:
+        if record is None:
+            return
+        self.captures += 1
+        for sink in list(self._sinks):
+            with self._containing_sink(sink):
+                sink.write_probe(record)
 
     def _write(self, record: StepRecord) -> None:
         self.captures += 1

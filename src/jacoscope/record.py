@@ -108,12 +108,14 @@ class Record:
         axis: What the values run over.
         values: Values, shape (L,), or (L, N) for a histogram; ``nan`` where missing.
         missing: By parameter name, why its value is missing.
+        errors: Standard errors of values that are estimates, shape (L,).
     """
 
     quantity: QuantityName
     axis: Axis
     values: FloatArray
     missing: Mapping[str, str]
+    errors: FloatArray | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,504 @@
+"""The probes of a training run: when, on which samples, and what comes of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from jacoscope.batches import batch_size_of, rows_of
+from jacoscope.config import MonitorConfig, QuantityName
+from jacoscope.faults import Faults
+from jacoscope.groups import ALL
+from jacoscope.loss_probe import LossFunction, RunningAllocation, probe_step
+from jacoscope.output_probe import Findings, OutputProbe
+from jacoscope.probe_plan import INPUT_ROW, WRAPPERS, ProbePlan, clean_name
+from jacoscope.probe_record import AllocationRecord, ProbeRecord
+from jacoscope.probing import (
+    AllElseEqual,
+    NeuralTangentKernel,
+    ProbeError,
+    first_samples,
+    isolated,
+    replica,
+    targets_of,
+)
+from jacoscope.quantities import PROBE_HEADLINES, PROBES
+from jacoscope.record import Record, finish_record
+from jacoscope.reduction import HostStatistics
+
+__all__ = ["Prober"]
+
+_log = logging.getLogger("jacoscope")
+
+_OUTPUTS = ("Output Jacobian", "Tangent kernel", "Input Jacobian", "Layer Jacobian")
+_ALLOCATION: frozenset[QuantityName] = frozenset({"allocated_change", "allocation_gap"})
+_STEP = PROBES["All else equal"] - _ALLOCATION
+_NO_LOSS = (
+    "it evaluates the loss again; give Monitor a function of model and batch as loss=, such as "
+    "lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])"
+)
+_BATCH, _WEIGHTS = "keeping a batch for probes", "keeping the weights before a step"
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Prober:
+    """Runs a training run's probes.
+
+    A probed step goes: :meth:`begin`; :meth:`begin_batch` for each of its batches;
+    :meth:`before_step` right before the optimiser steps; :meth:`finish` after it.
+
+    Args:
+        plan: What is asked for.
+        config: The monitor's configuration.
+        loss: From a copy of the model and a batch to the loss; needed for all else equal.
+        faults: What to do when something fails.
+        withheld: Why the loss cannot be evaluated in this run, if that is so.
+        prepare: Called with each copy of the model before it is evaluated.
+    """
+
+    def __init__(
+        self,
+        plan: ProbePlan,
+        config: MonitorConfig,
+        loss: LossFunction | None,
+        faults: Faults,
+        withheld: str | None = None,
+        prepare: Callable[[nn.Module], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self._prepare = prepare
+        self._config = config
+        self._loss = loss
+        self._faults = faults
+        self._withheld = withheld
+        self._step: tuple[int, int] | None = None
+        self._batch: Any = None
+        self._ids: Sequence[Any] = ()
+        self._starts: dict[str, Tensor] | None = None
+        self._reference: tuple[Any, Tensor | None, tuple[str, ...]] | None = None
+        self._first: NeuralTangentKernel | None = None
+        self._lost: dict[str, str] = {}
+        self._allocation: RunningAllocation | None = None
+        self._modes: Mapping[str, bool] = {}
+        self._probed: int | None = None
+        self._resumed: Mapping[str, Any] = {}
+        self._said: set[str] = set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a step is being probed."""
+        return self._step is not None
+
+    @property
+    def has_seen_a_step(self) -> bool:
+        """Whether the optimiser is about to step or has stepped in the step being probed."""
+        return self._starts is not None
+
+    def begin(self, step: int, epoch: int) -> None:
+        """Probe the training step that now begins."""
+        self._step = step, epoch
+
+    def begin_batch(self, batch: Any, ids: Sequence[Any] = ()) -> None:
+        """Take note of the batch; of several that are accumulated, the last counts."""
+        if self._step is None:
+            return
+        self._batch = None
+        with self._kept(_BATCH):
+            # The training step may change it in place.
+            self._batch, self._ids = first_samples(batch, 0, 0), ids
+
+    def before_step(self, model: nn.Module) -> None:
+        """Keep the weights that the step starts from."""
+        if self._step is None or self._starts is not None:
+            return
+        self._starts = {}
+        with self._kept(_WEIGHTS):
+            if self.plan.asks("All else equal"):
+                self._starts = _points(model, copied=True)
+
+    def abandon(self) -> None:
+        """Probe nothing of the step under way."""
+        self._step = self._batch = self._starts = None
+        self._ids, self._lost = (), {}
+
+    def finish(self, model: nn.Module) -> ProbeRecord | None:
+        """Run the probes of the step that has ended; its record, or ``None`` if there was none."""
+        if self._step is None or self._starts is None:
+            return None
+        (step, epoch), batch, starts = self._step, self._batch, self._starts
+        ids, lost = tuple(str(each) for each in self._ids), self._lost
+        self.abandon()
+        begun = time.perf_counter()
+        self._probed, self._modes = step, _modes(model)
+        session = _Session(step, epoch, self.plan)
+        if batch is None:
+            why = lost.get(_BATCH, "the batch is not known; give it to begin_batch")
+            session.withhold(self.plan.asked, why)
+        else:
+            if self.plan.asks(*_OUTPUTS):
+                self._probe_outputs(model, batch, ids, session)
+            if _WEIGHTS in lost:
+                session.withhold(PROBES["All else equal"], lost[_WEIGHTS])
+            elif self.plan.asks("All else equal"):
+                self._probe_loss(model, batch, starts, session)
+        return session.record(time.perf_counter() - begun, _dtype(model))
+
+    def conclude(self, model: nn.Module, step: int, epoch: int) -> ProbeRecord | None:
+        """Allocate the change of the loss since the last probe, at the end of the run.
+
+        Args:
+            model: The model.
+            step: The last step of the run.
+            epoch: Epochs completed.
+        """
+        running = self._allocation
+        if running is None or step == self._probed:
+            return None
+        ends = _points(model, copied=False)
+        if all(torch.equal(point, ends[n].to(point)) for n, point in running.point.items()):
+            return None
+        session = _Session(step, epoch, self.plan, only=_ALLOCATION)
+        self._allocate(model, session, None, {})
+        return session.record(None, _dtype(model))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was allocated so far."""
+        running = self._allocation
+        if running is None:
+            return dict(self._resumed)
+        return {
+            "since": running.since,
+            "by_layer": dict(running.by_layer),
+            "change": running.change,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was allocated."""
+        self._resumed = dict(state)
+
+    def _samples(self, batch: Any) -> int:
+        told = self._config.samples
+        if told.rows is not None or rows_of(batch) is not None:
+            raise ProbeError("a batch whose rows are not one per sample has no sample to take")
+        count = told.batch_size or batch_size_of(batch)
+        if not count:
+            raise ProbeError(
+                "the batch has no tensor that tells how many samples it has; set samples.batch_size"
+            )
+        return count
+
+    def _copy(self, model: nn.Module) -> nn.Module:
+        copied = _unwrapped(replica(model))
+        if self._prepare is not None:
+            self._prepare(copied)
+        return copied
+
+    def _probe_outputs(
+        self, model: nn.Module, batch: Any, ids: tuple[str, ...], session: _Session
+    ) -> None:
+        names = [name for name in self.plan.asked if name not in PROBES["All else equal"]]
+        config = self._config.probes
+        with self._withholding("probing outputs", names, session):
+            if config.mode == "train" and _processes() > 1:
+                raise ProbeError(
+                    "in training mode a layer may wait for the other processes, which do not "
+                    "probe; set probes.mode: eval"
+                )
+            if self._reference is None or config.batch == "each":
+                count = self._samples(batch)
+                few = first_samples(batch, count, config.samples)
+                kept = min(count, config.samples)
+                label = self._config.samples.label
+                self._reference = few, targets_of(few, kept, label), ids[:kept]
+            few, targets, session.ids = self._reference
+            copied = self._copy(model)
+            if config.mode == "eval":
+                copied.eval()
+            few = _lift(copied, few)
+            with isolated(_devices(copied)):
+                probe = OutputProbe(copied, few, targets, self.plan, config, self._first)
+                session.outputs = probe
+                parts: list[tuple[str, tuple[str, ...], Callable[[], None]]] = [
+                    ("parameters", ("Output Jacobian", "Tangent kernel"), probe.parameters),
+                    ("the input", ("Input Jacobian",), probe.inputs),
+                    ("layers", ("Layer Jacobian",), probe.layers),
+                ]
+                for by, families, part in parts:
+                    mine = [n for n in names if any(n in PROBES[f] for f in families)]
+                    if mine:
+                        with self._withholding(f"probing outputs by {by}", mine, session):
+                            part()
+            session.take(probe.findings)
+            fallback = probe.findings.notes.get("fallback")
+            if fallback is not None:
+                self._say("fallback", f"probes of outputs go by a loop of samples: {fallback}")
+            if self._first is None and config.batch == "first":
+                self._first = probe.kernel
+
+    def _probe_loss(
+        self, model: nn.Module, batch: Any, starts: dict[str, Tensor], session: _Session
+    ) -> None:
+        if self._loss is None or self._withheld is not None:
+            why = self._withheld or _NO_LOSS
+            session.withhold(PROBES["All else equal"], why)
+            self._say("all else equal", f"all else equal is left out: {why}")
+            return
+        config = self._config.probes
+        if self._asks(_STEP):
+            with self._withholding("probing all else equal", _STEP, session):
+                few = self._loss_batch(batch)
+                copied = self._copy(model)
+                few, ends = _lift(copied, few), _lifted(_points(model, copied=False))
+                with isolated(_devices(copied)):
+                    findings = Findings()
+                    session.all_else_equal = probe_step(
+                        copied, self._loss, few, _lifted(starts), ends, self.plan, config, findings
+                    )
+                    session.take(findings)
+        if self._asks(_ALLOCATION):
+            self._allocate(model, session, batch, starts)
+
+    def _asks(self, names: frozenset[QuantityName]) -> bool:
+        return not names.isdisjoint(self.plan.asked)
+
+    def _allocate(
+        self, model: nn.Module, session: _Session, batch: Any, starts: dict[str, Tensor]
+    ) -> None:
+        loss = self._loss
+        assert loss is not None
+        with self._withholding("allocating the change of the loss", _ALLOCATION, session):
+            running = self._allocation
+            if running is None:
+                running = self._allocation = self._new_allocation(batch, starts, session.step)
+            copied = self._copy(model)
+            for name, each in copied.named_modules():  # it may be evaluated now
+                each.training = self._modes.get(name, each.training)
+            running.batch = _lift(copied, running.batch)
+            ends = _lifted(_points(model, copied=False))
+            with isolated(_devices(copied)):
+                findings = Findings()
+                session.allocation = running.advance(
+                    copied, loss, ends, self.plan, self._config.probes, findings
+                )
+                session.take(findings)
+
+    def _new_allocation(
+        self, batch: Any, starts: dict[str, Tensor], step: int
+    ) -> RunningAllocation:
+        resumed = self._resumed
+        return RunningAllocation(
+            self._loss_batch(batch),
+            _lifted(starts),
+            int(resumed.get("since", step)),
+            {str(k): float(v) for k, v in resumed.get("by_layer", {}).items()},
+            float(resumed.get("change", 0.0)),
+        )
+
+    def _loss_batch(self, batch: Any) -> Any:
+        try:
+            count = self._samples(batch)
+        except ProbeError:  # it cannot be cut: the loss is taken on all of it
+            return batch
+        return first_samples(batch, count, self._config.probes.loss_samples)
+
+    @contextmanager
+    def _kept(self, subject: str) -> Iterator[None]:
+        """Note why something that the probe needs could not be kept."""
+        why: str | None = None
+        done = False
+        with self._faults.contain(subject):
+            try:
+                yield
+            except ProbeError as error:
+                why = str(error)
+            done = True
+        if not done:
+            why = self._faults.reasons[subject]
+        if why is not None:
+            self._lost[subject] = why
+
+    @contextmanager
+    def _withholding(
+        self,
+        subject: str,
+        names: Iterable[str],
+        session: _Session,
+    ) -> Iterator[None]:
+        """Withhold quantities, with the reason, if what is within cannot be done or fails."""
+        done = False
+        with self._faults.contain(subject):
+            try:
+                yield
+            except ProbeError as error:
+                session.withhold(names, str(error))
+                self._say(subject, f"{subject} is left out: {error}")
+            done = True
+        if not done:
+            session.withhold(names, self._faults.reasons[subject])
+
+    def _say(self, subject: str, what: str) -> None:
+        """Log something once; the records have all of it."""
+        if subject not in self._said:
+            self._said.add(subject)
+            _log.warning("%s", what)
+
+
+class _Session:
+    """One probe, from its measurements to its record."""
+
+    def __init__(
+        self,
+        step: int,
+        epoch: int,
+        plan: ProbePlan,
+        only: frozenset[QuantityName] | None = None,
+    ) -> None:
+        self.step = step
+        self._epoch = epoch
+        self._plan = plan
+        self._asked = [n for n in plan.asked if only is None or n in only]
+        self._findings = Findings()
+        self.ids: tuple[str, ...] = ()
+        self.outputs: OutputProbe | None = None
+        self.all_else_equal: AllElseEqual | None = None
+        self.allocation: AllocationRecord | None = None
+
+    def withhold(self, names: Iterable[str], why: str) -> None:
+        """Take note that quantities cannot be had."""
+        self._findings.withhold(names, why)
+
+    def take(self, found: Findings) -> None:
+        """Take over what a part found."""
+        mine = self._findings
+        for name, values in found.values.items():
+            mine.values.setdefault(name, {}).update(values)
+        for name, values in found.errors.items():
+            mine.errors.setdefault(name, {}).update(values)
+        for name, reasons in found.missing.items():
+            mine.missing.setdefault(name, {}).update(reasons)
+        for name, why in found.withheld.items():
+            mine.withheld.setdefault(name, why)
+        mine.notes.update(found.notes)
+
+    def record(self, seconds: float | None, dtype: npt.DTypeLike) -> ProbeRecord:
+        """The record of the probe.
+
+        Args:
+            seconds: How long it took, if that is to be said.
+            dtype: The precision of training.
+        """
+        found, outputs = self._findings, self.outputs
+        withheld = {str(n): found.withheld[n] for n in self._asked if n in found.withheld}
+        records = [
+            self._finished(name, axis)
+            for name in self._asked
+            if name not in withheld
+            for axis in self._plan.axes[name]
+            if axis.names
+        ]
+        headline = {
+            str(record.quantity): float(record.values[0])
+            for record in records
+            if record.quantity in PROBE_HEADLINES
+            and record.axis.names[0] in (ALL, INPUT_ROW)
+            and record.axis.names[0] not in record.missing
+        }
+        if seconds is not None:
+            headline["probe_seconds"] = seconds
+        return ProbeRecord(
+            step=self.step,
+            epoch=self._epoch,
+            records=tuple(records),
+            headline=headline,
+            withheld=withheld,
+            notes=dict(found.notes),
+            all_else_equal=self.all_else_equal,
+            allocation=self.allocation,
+            spectra={} if outputs is None else outputs.spectra,
+            singular_values=None if outputs is None else outputs.singular_values,
+            output_sensitivity=None if outputs is None else outputs.sensitivity,
+            saliency=None if outputs is None else outputs.saliency,
+            ids=self.ids,
+            dtype=dtype,
+        )
+
+    def _finished(self, name: QuantityName, axis: Any) -> Record:
+        found = self._findings
+        statistics = HostStatistics({str(name): found.values.get(str(name), {})})
+        record = finish_record(name, axis, statistics, found.missing.get(str(name), {}))
+        errors = found.errors.get(str(name))
+        if not errors:
+            return record
+        column = np.array([errors.get(row, np.nan) for row in axis.names])
+        return Record(name, axis, record.values, record.missing, column)
+
+
+def _processes() -> int:
+    """The number of processes that train together."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 1
+    return distributed.get_world_size()
+
+
+def _points(model: nn.Module, *, copied: bool) -> dict[str, Tensor]:
+    """The model's floating-point parameters by name."""
+    pairs = ((clean_name(name), p.detach()) for name, p in model.named_parameters())
+    named = {name: point for name, point in pairs if point.is_floating_point()}
+    return {name: tensor.clone() for name, tensor in named.items()} if copied else named
+
+
+def _modes(model: nn.Module) -> dict[str, bool]:
+    """Whether each module is training, by name."""
+    return {clean_name(name): each.training for name, each in model.named_modules()}
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """A copy of a model without the wrappers of ``torch.compile`` and of checkpointing."""
+
+    def inner(module: nn.Module) -> nn.Module:
+        found = [child for name, child in module._modules.items() if name in WRAPPERS and child]
+        return inner(found[0]) if found else module
+
+    for each in list(model.modules()):
+        for name, child in list(each._modules.items()):
+            if name not in WRAPPERS and child is not None:
+                each._modules[name] = inner(child)
+    return inner(model)
+
+
+def _lifted(points: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters in single precision at least."""
+    return {n: t.float() if t.dtype in _HALF else t for n, t in points.items()}
+
+
+def _lift(model: nn.Module, batch: Any) -> Any:
+    """Bring a copy of a model and a batch to single precision at least; the batch so converted."""
+    if not any(parameter.dtype in _HALF for parameter in model.parameters()):
+        return batch
+    model.float()
+    return _mapped(batch, lambda t: t.float() if t.dtype in _HALF else t)
+
+
+def _mapped(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    from torch.utils._pytree import tree_map
+
+    return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def _devices(model: nn.Module) -> set[torch.device]:
+    return {parameter.device for parameter in model.parameters()}
+
+
+def _dtype(model: nn.Module) -> npt.DTypeLike:
+    """The precision worth storing: that of training."""
+    is_double = any(p.dtype is torch.float64 for p in model.parameters())
+    return np.float64 if is_double else np.float32
