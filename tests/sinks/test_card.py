@@ -14,7 +14,7 @@ from torch import nn
 
 from jacoscope import MonitorConfig
 from jacoscope.config import check_section
-from jacoscope.quantities import HEADLINES, QUANTITIES, SAMPLE_HEADLINES
+from jacoscope.quantities import HEADLINES, PROBE_HEADLINES, QUANTITIES, SAMPLE_HEADLINES
 from jacoscope.record import GradientInfo, StepRecord
 from jacoscope.selection import select
 from jacoscope.sinks import RunInfo
@@ -71,8 +71,8 @@ _EVERYTHING: dict[str, Any] = {
 def test_tables_are_rendered_with_every_row_whole() -> None:
     parsed = _Tables(markdown_to_safe_html(_card(**_EVERYTHING)))
     headline, quantities = parsed.tables
-    checks = 3  # coverage, and closure and coverage of samples
-    rows = 1 + len(HEADLINES) + len(SAMPLE_HEADLINES) + checks
+    checks = 4  # coverage, closure and coverage of samples, cost of probes
+    rows = 1 + len(HEADLINES) + len(SAMPLE_HEADLINES) + len(PROBE_HEADLINES) + checks
     assert [len(row) for row in headline] == [4] * rows
     assert [len(row) for row in quantities] == [4] * (1 + len(QUANTITIES))
     assert headline[0][1:] == quantities[0][1:] == ["definition", "unit", "reading"]

@@ -8,7 +8,15 @@ from math import isnan
 import yaml
 
 from jacoscope.config import MonitorConfig
-from jacoscope.quantities import HEADLINES, QUANTITIES, SAMPLE_HEADLINES, is_per_sample
+from jacoscope.quantities import (
+    HEADLINES,
+    PROBE_HEADLINES,
+    PROBES,
+    QUANTITIES,
+    SAMPLE_HEADLINES,
+    is_per_sample,
+    is_probed,
+)
 from jacoscope.record import GradientInfo
 from jacoscope.selection import Selection
 from jacoscope.sinks._sink import RunInfo
@@ -48,6 +56,7 @@ def card_text(run: RunInfo, gradient: GradientInfo) -> str:
             _pictures(run),
             _single(run),
             _samples(run),
+            _probes(run),
             _quantities(run.selection),
             _left_out(run.selection),
             _config(run.config),
@@ -90,6 +99,11 @@ def _headline(run: RunInfo) -> str:
     rows += [(str(item.name), item.formula, item.unit, item.reading) for item in found]
     if any(map(is_per_sample, asked)):
         rows += _SAMPLE_CHECKS
+    found = [QUANTITIES[name] for name in PROBE_HEADLINES if name in asked]
+    rows += [(str(item.name), item.formula, item.unit, item.reading) for item in found]
+    if any(map(is_probed, asked)):
+        cost = "What a probe cost; probes.schedule says how often there is one."
+        rows.append(("probe_seconds", "wall time of a step's probes", "s", cost))
     return (
         f"## Headline scalars\n\nScalars `{group}/…`; sums run over all watched parameters that "
         f"measure them.\n\n{_table('scalar', rows)}"
@@ -105,6 +119,27 @@ def _samples(run: RunInfo) -> str:
         "epoch: the captured samples with the largest gradients and those that pull against the "
         "others. Only captured steps show samples; `schedule: {every: 1}` shows all of them."
     )
+
+
+def _probes(run: RunInfo) -> str:
+    asked, group = _asked(run.selection), run.config.output.group
+    parts = []
+    if any(name in asked for name in PROBES["All else equal"]):
+        parts.append(
+            f"`{group}_all_else_equal/…`: for a probed step, the change of the loss that each "
+            "layer's derivative promised and the change that came with only that layer moved, on "
+            f"the first {run.config.probes.loss_samples} samples of its batch; and the change of "
+            "the loss allocated to each layer over the run."
+        )
+    if any(is_probed(name) and name not in PROBES["All else equal"] for name in asked):
+        which = "the first probed batch" if run.config.probes.batch == "first" else "its batch"
+        parts.append(
+            f"`{group}_outputs/…`: how the outputs move with weights, inputs and layers, on "
+            f"{run.config.probes.samples} samples of {which}, in {run.config.probes.mode} mode."
+        )
+    if not parts:
+        return ""
+    return "## Probes\n\nTexts and images of steps that are probed. " + "\n\n".join(parts)
 
 
 def _pictures(run: RunInfo) -> str:

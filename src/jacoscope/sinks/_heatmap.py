@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from jacoscope.quantities import FloatArray, Quantity
 from jacoscope.sinks._history import ROWS_PER_PAGE, History, page_count
+from jacoscope.sinks._probe_figures import common_prefix
 
 __all__ = ["draw_heatmap"]
 
@@ -41,7 +41,7 @@ def draw_heatmap(quantity: Quantity, history: History, page: int = 0) -> npt.NDA
     first = page * ROWS_PER_PAGE
     names = history.axis.names[first : first + ROWS_PER_PAGE]
     values_LS = history.values_LS[first : first + ROWS_PER_PAGE]
-    prefix = _common_prefix(history.axis.names)
+    prefix = common_prefix(history.axis.names)
     labels = [_short(name.removeprefix(prefix)) for name in names]
     margin = 0.35 + 0.075 * max(map(len, labels))
     width, height = margin + 4.6 + 1.15, 1.45 + 0.2 * max(len(names), 4)
@@ -63,7 +63,7 @@ def draw_heatmap(quantity: Quantity, history: History, page: int = 0) -> npt.NDA
 def _scale(quantity: Quantity, values_LS: FloatArray) -> tuple[Normalize, Any]:
     finite = values_LS[np.isfinite(values_LS)].clip(-1e300, 1e300)  # room to widen the range
     if quantity.is_log:
-        positive = finite[finite > 0].clip(1e-300)
+        positive = finite[finite > 0].clip(1e-250)
         low, high = (positive.min(), positive.max()) if positive.size else (1e-1, 1.0)
         low, high = (low / 2, high * 2) if high / low < 4 else (low, high)
         return LogNorm(low, high), colormaps["viridis"]
@@ -151,13 +151,6 @@ def _legend(
 
 def _rgb(colour: str) -> tuple[float, ...]:
     return tuple(int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5))
-
-
-def _common_prefix(names: tuple[str, ...]) -> str:
-    """The modules that all names lie within, with the final dot."""
-    by_depth = zip(*(name.split(".")[:-1] for name in names), strict=False)
-    shared = takewhile(lambda parts: len(set(parts)) == 1, by_depth)
-    return "".join(f"{parts[0]}." for parts in shared) if len(names) > 1 else ""
 
 
 def _short(name: str) -> str:

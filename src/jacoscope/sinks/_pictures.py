@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jacoscope.config import QuantityName
+from jacoscope.probe_record import ProbeRecord
 from jacoscope.quantities import QUANTITIES
 from jacoscope.record import Axis, StepRecord
 from jacoscope.sinks._history import History, page_count
@@ -56,7 +57,7 @@ class Pictures:
         self._expected = {f"{quantity}/{axis.digest}" for quantity, axis in axes}
         self.load_state_dict(self._restored)
 
-    def write(self, record: StepRecord) -> None:
+    def write(self, record: StepRecord | ProbeRecord) -> None:
         """Take up a captured step, and draw if it is time."""
         for item in record.records:
             if item.quantity not in self._quantities or item.axis.is_of_groups:

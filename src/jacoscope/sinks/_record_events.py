@@ -9,11 +9,20 @@ Tags, with the monitor's group and the digest of the axis:
   and what is missing and why.
 - ``jacoscope/GROUP/.samples``: a text per epoch, at its last step: the sample leaderboards and the
   numbers of all samples seen, without images.
+- ``jacoscope/GROUP/.probes``: the epoch of every probed step, shape (1,).
+- ``jacoscope/GROUP/.probe``: a text per probe: how it went, what is missing and why, all else equal
+  with its single weights, what was allocated, what the saliency is of.
+- ``jacoscope/GROUP/.error/QUANTITY/DIGEST``: standard errors of values that are estimates, (L,).
+- ``jacoscope/GROUP/.ntk_spectrum/DIGEST``: eigenvalues of the tangent kernel, (rows, R); the rows'
+  names are in the metadata. ``.output_sensitivity/DIGEST``: (layers, C), likewise.
+- ``jacoscope/GROUP/.input_singular_values``: (N, min(C, D)). ``.saliency_maps``, and
+  ``.saliency_things`` where they are new: what :class:`~jacoscope.probing.Saliency` says.
 - ``jacoscope/GROUP/.run``: a text: configuration, parameters, reasons for what is left out.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -22,9 +31,11 @@ import numpy as np
 import numpy.typing as npt
 
 from jacoscope.leaderboard import EpochBoards
+from jacoscope.probe_record import ProbeRecord
 from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES
 from jacoscope.record import SCHEMA_VERSION, Record, StepRecord
 from jacoscope.sinks._events import EventWriter, add_values, tensor_value, text_value
+from jacoscope.sinks._probe_events import describe_probe, probe_tensors
 from jacoscope.sinks._sample_record import describe_boards
 from jacoscope.sinks._sink import RunInfo
 
@@ -44,6 +55,7 @@ class RecordEvents:
         self._prefix = f"jacoscope/{group}"
         self._described: set[str] = set()
         self._status = ""
+        self._things = b""
         self._run: str | None = None
 
     def open(self, run: RunInfo) -> None:
@@ -66,6 +78,38 @@ class RecordEvents:
             self._status = status
         add_values(self._writer, values, record.step)
 
+    def write_probe(self, record: ProbeRecord) -> None:
+        """Write the probes of a step as a single event."""
+        epoch = np.array([record.epoch], dtype=np.float32)
+        values = [self._tensor(f"{self._prefix}/.probes", epoch, {"quantity": ".probes"})]
+        for item in record.records:
+            place = f"{item.quantity}/{item.axis.digest}"
+            schema = {**_schema(item), "probe": True}
+            values.append(
+                self._tensor(f"{self._prefix}/{place}", _stored(item, record.dtype), schema)
+            )
+            if item.errors is not None:
+                schema = {**schema, "quantity": ".error", "of": item.quantity}
+                errors = item.errors.astype(np.float64)
+                values.append(self._tensor(f"{self._prefix}/.error/{place}", errors, schema))
+        for tensor in probe_tensors(record):
+            array = tensor.values.astype(record.dtype)
+            if tensor.name == ".saliency_things":
+                if array.tobytes() == self._things:
+                    continue
+                self._things = array.tobytes()
+            tag = f"{self._prefix}/{tensor.name}"
+            if tensor.rows:
+                tag += f"/{_digest(tensor.rows)}"
+            schema = {"quantity": tensor.name, "names": tensor.rows}
+            values.append(self._tensor(tag, array, schema))
+        if self._run is not None:
+            values.append(self._text(".run", self._run))
+            self._run = None
+        text = json.dumps(describe_probe(record), separators=(",", ":"), allow_nan=False)
+        values.append(self._text(".probe", text))
+        add_values(self._writer, values, record.step)
+
     def write_boards(self, boards: EpochBoards) -> None:
         """Write the samples of an epoch as an event of their own."""
         # Ids may hold characters that have no encoding, such as those of damaged file names; JSON
@@ -85,6 +129,10 @@ class RecordEvents:
             return None
         self._described.add(tag)
         return json.dumps({"version": SCHEMA_VERSION, **schema}, ensure_ascii=False).encode()
+
+
+def _digest(names: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:8]
 
 
 def describe_run(run: RunInfo) -> dict[str, Any]:

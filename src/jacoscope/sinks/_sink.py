@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jacoscope.config import MonitorConfig
+from jacoscope.config import MonitorConfig, QuantityName
 from jacoscope.leaderboard import EpochBoards
-from jacoscope.record import StepRecord
+from jacoscope.probe_record import ProbeRecord
+from jacoscope.record import Axis, StepRecord
 from jacoscope.selection import Selection
 
 __all__ = ["MemorySink", "RunInfo", "Sink"]
@@ -23,11 +24,13 @@ class RunInfo:
         config: The monitor's configuration.
         selection: What is watched.
         versions: Versions of the packages at work.
+        probed: The quantities that probes measure, each with the rows that it is measured on.
     """
 
     config: MonitorConfig
     selection: Selection
     versions: Mapping[str, str]
+    probed: Sequence[tuple[QuantityName, Axis]] = ()
 
 
 class Sink(abc.ABC):
@@ -46,6 +49,9 @@ class Sink(abc.ABC):
 
     def write_boards(self, boards: EpochBoards) -> None:  # noqa: B027
         """Write the sample leaderboards of an epoch; sinks that have no place for them do not."""
+
+    def write_probe(self, record: ProbeRecord) -> None:  # noqa: B027
+        """Write the probes of a step; sinks that have no place for them do not."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -66,6 +72,7 @@ class MemorySink(Sink):
     Attributes:
         records: What was written, in order.
         boards: The sample leaderboards of each epoch, in order.
+        probes: The records of probes, in order.
     """
 
     subject = "keeping records in memory"
@@ -73,6 +80,7 @@ class MemorySink(Sink):
     def __init__(self) -> None:
         self.records: list[StepRecord] = []
         self.boards: list[EpochBoards] = []
+        self.probes: list[ProbeRecord] = []
 
     def open(self, run: RunInfo) -> None:
         """Nothing to note."""
@@ -84,6 +92,10 @@ class MemorySink(Sink):
     def write_boards(self, boards: EpochBoards) -> None:
         """Keep the boards."""
         self.boards.append(boards)
+
+    def write_probe(self, record: ProbeRecord) -> None:
+        """Keep the record."""
+        self.probes.append(record)
 
     def close(self) -> None:
         """Nothing to let go of."""

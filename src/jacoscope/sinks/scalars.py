@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from jacoscope.probe_record import ProbeRecord
 from jacoscope.record import StepRecord
 from jacoscope.sinks._sink import RunInfo, Sink
 
@@ -30,6 +31,12 @@ class ScalarSink(Sink):
 
     def write(self, record: StepRecord) -> None:
         """Log the headline, if the step has one."""
+        if record.headline:
+            scalars = {f"{self._group}/{name}": value for name, value in record.headline.items()}
+            self._log(scalars, record.step)
+
+    def write_probe(self, record: ProbeRecord) -> None:
+        """Log the headline of a probe."""
         if record.headline:
             scalars = {f"{self._group}/{name}": value for name, value in record.headline.items()}
             self._log(scalars, record.step)

@@ -11,10 +11,12 @@ from jacoscope.config import Output
 from jacoscope.faults import Faults
 from jacoscope.leaderboard import EpochBoards
 from jacoscope.plan import lanes_of
+from jacoscope.probe_record import ProbeRecord
 from jacoscope.quantities import HEADLINES, HISTOGRAM_EDGES
-from jacoscope.record import Record, StepRecord
+from jacoscope.record import GradientInfo, Record, StepRecord
 from jacoscope.sinks._card import card_text
 from jacoscope.sinks._pictures import Pictures
+from jacoscope.sinks._probe_pictures import ProbePictures
 from jacoscope.sinks._record_events import RecordEvents
 from jacoscope.sinks._sample_pictures import SamplePictures
 from jacoscope.sinks._sample_tables import sample_tables
@@ -46,6 +48,10 @@ class TensorBoardSink(Sink):
       are in ``GROUP_samples/largest_gradient_by_layer``.
     - ``GROUP_samples_pictures/BOARD``: the samples themselves, where they are images, unless
       ``output.pictures`` is empty.
+    - ``GROUP_all_else_equal/step``: a table of what a probed step's derivatives promised, layer by
+      layer, and what came of it; ``waterfall`` and ``allocation``: pictures of it.
+    - ``GROUP_outputs/…``: pictures of what moves the outputs: ``saliency``, ``ntk_spectrum``,
+      ``sensitivity_by_layer``; ``about``: how the probes went.
     - ``GROUP/about``: the text card.
     - ``jacoscope/GROUP/…``: the full record, for ``read_run``.
     """
@@ -69,6 +75,7 @@ class TensorBoardSink(Sink):
         self._pictures = Pictures(writer, output.group, output.pictures)
         is_wanted = bool(output.pictures)
         self._sample_pictures = SamplePictures(writer, output.group, is_wanted)
+        self._probe_pictures = ProbePictures(writer, output.group, is_wanted)
         self._faults = faults or Faults("warn")
         self._unexplained: RunInfo | None = None
 
@@ -76,13 +83,15 @@ class TensorBoardSink(Sink):
         """Take note of the run; its card is written with the first step."""
         self._events.open(run)
         lanes = lanes_of(run.selection)
-        self._pictures.expect(pair for lane in lanes for pair in lane.axes.items())
+        pairs = [pair for lane in lanes for pair in lane.axes.items()]
+        self._pictures.expect([*pairs, *run.probed])
+        self._probe_pictures.features = run.config.probes.features
         self._unexplained = run
 
     def write(self, record: StepRecord) -> None:
         """Write one captured step."""
         if self._unexplained is not None:
-            self._explain(self._unexplained, record)
+            self._explain(self._unexplained, record.gradient, record.step)
             self._unexplained = None
         if self._writes_headline:
             for name, value in record.headline.items():
@@ -106,12 +115,32 @@ class TensorBoardSink(Sink):
         with self._faults.contain("drawing samples", self._sample_pictures.stop):
             self._sample_pictures.write(boards)
 
+    def write_probe(self, record: ProbeRecord) -> None:
+        """Write the probes of a step."""
+        if self._unexplained is not None:
+            self._explain(self._unexplained, GradientInfo(), record.step)
+            self._unexplained = None
+        if self._writes_headline:
+            for name, value in record.headline.items():
+                self._writer.add_scalar(f"{self._output.group}/{name}", value, record.step)
+        if self._output.records:
+            self._events.write_probe(record)
+        for item in record.records:
+            if item.quantity in self._output.layer_scalars:
+                self._write_layer_scalars(item, record.step)
+        with self._faults.contain("drawing probes", self._probe_pictures.stop):
+            self._probe_pictures.write(record)
+        with self._faults.contain("drawing pictures", self._pictures.stop):
+            self._pictures.write(record)
+
     def close(self) -> None:
         """Draw the last pictures, and flush or close the event file."""
         with self._faults.contain("drawing pictures", self._pictures.stop):
             self._pictures.draw()
         with self._faults.contain("drawing samples", self._sample_pictures.stop):
             self._sample_pictures.draw()
+        with self._faults.contain("drawing probes", self._probe_pictures.stop):
+            self._probe_pictures.draw()
         self._writer.flush()
         if self._owns_writer:
             self._writer.close()
@@ -124,10 +153,10 @@ class TensorBoardSink(Sink):
         """Take up the pictures' histories."""
         self._pictures.load_state_dict(state.get("pictures", {}))
 
-    def _explain(self, run: RunInfo, record: StepRecord) -> None:
+    def _explain(self, run: RunInfo, gradient: GradientInfo, step: int) -> None:
         group = self._output.group
         if self._output.card:
-            self._writer.add_text(f"{group}/about", card_text(run, record.gradient), record.step)
+            self._writer.add_text(f"{group}/about", card_text(run, gradient), step)
         if self._output.custom_scalars:
             self._writer.add_custom_scalars(_layout(group))
 
