@@ -16,12 +16,12 @@ from torch.utils.tensorboard import SummaryWriter
 import jacoscope
 from jacoscope import Monitor, MonitorConfig, Run, read_run
 from jacoscope.config import Output, check_section
-from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES, is_per_sample
+from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES, is_per_sample, is_probed
 from jacoscope.record import GradientInfo, StepRecord
 from jacoscope.sinks import MemorySink, TensorBoardSink
 from jacoscope.sinks._events import add_values, tensor_value, text_value
 
-_ALL = tuple(name for name in QUANTITIES if not is_per_sample(name))
+_ALL = tuple(name for name in QUANTITIES if not (is_per_sample(name) or is_probed(name)))
 _BRIEF: dict[str, Any] = {"quantities": ["grad_norm", "update_ratio"]}
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 from tensorboard.util import tensor_util
 
+from jacoscope.reader._probes import ProbedSteps
 from jacoscope.reader._run import Histogram, Run
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["RunBuilder"]
 
@@ -28,6 +32,10 @@ class RunBuilder:
         self._units: dict[str, str] = {}
         self._missing: dict[int, list[dict[str, Any]]] = {}
         self._samples: dict[int, dict[str, Any]] = {}
+        self._probed: set[str] = set()
+        self._probes: dict[int, dict[str, Any]] = {}
+        self._probe_tensors: dict[str, dict[int, tuple[tuple[str, ...], npt.NDArray[Any]]]] = {}
+        self._errors: dict[str, dict[int, dict[str, float]]] = {}
 
     def add(
         self, step: int, wall_time: float, tag: str, schema: dict[str, Any], value: Any
@@ -43,6 +51,16 @@ class RunBuilder:
             self._samples[epoch["epoch"]] = epoch
         elif tag == ".steps":
             self._begin(step, int(array[0]), wall_time)
+        elif tag == ".probes":
+            self._begin_probe(step)
+        elif tag == ".probe":
+            self._probes[step] = json.loads(array.item())
+        elif tag.startswith(".error/"):
+            row = self._errors.setdefault(schema["of"], {}).setdefault(step, {})
+            row.update(zip(schema["names"], array.tolist(), strict=True))
+        elif tag.startswith("."):
+            rows = tuple(schema.get("names", ()))
+            self._probe_tensors.setdefault(schema["quantity"], {})[step] = rows, array
         else:
             self._take(step, schema, array)
 
@@ -51,11 +69,19 @@ class RunBuilder:
 
         when = pd.Timestamp(wall_time, unit="s")
         self._steps[step] = {"epoch": epoch, "wall_time": when}
-        for columns in self._columns.values():
-            columns.pop(step, None)
+        for quantity, columns in self._columns.items():
+            if quantity not in self._probed:
+                columns.pop(step, None)
         for histogram in self._histograms.values():
             histogram.counts.pop(step, None)
         self._note_status(step)
+
+    def _begin_probe(self, step: int) -> None:
+        for quantity in self._probed:
+            self._columns.get(quantity, {}).pop(step, None)
+            self._errors.get(quantity, {}).pop(step, None)
+        for tensors in self._probe_tensors.values():
+            tensors.pop(step, None)
 
     def _note_status(self, step: int) -> None:
         self._steps.setdefault(step, {}).update(self._status.get("gradient", {}))
@@ -73,6 +99,8 @@ class RunBuilder:
     def _take(self, step: int, schema: dict[str, Any], array: npt.NDArray[Any]) -> None:
         quantity, names = schema["quantity"], schema["names"]
         self._units[quantity] = schema["unit"]
+        if schema.get("probe"):
+            self._probed.add(quantity)
         if array.ndim == 1:
             row = self._columns.setdefault(quantity, {}).setdefault(step, {})
             row.update(zip(names, array.tolist(), strict=True))
@@ -104,6 +132,8 @@ class RunBuilder:
             values[quantity] = frame
         steps = pd.DataFrame.from_dict(self._steps, orient="index").sort_index()
         steps.index.name = "step"
+        for step, probe in self._probes.items():
+            self._missing.setdefault(step, []).extend(_missing_of(step, probe))
         rows_missing = [row for step in sorted(self._missing) for row in self._missing[step]]
         missing = pd.DataFrame(rows_missing, columns=["step", "quantity", "parameter", "reason"])
         return Run(
@@ -117,4 +147,27 @@ class RunBuilder:
             self._described,
             self._samples,
             self._status.get("samples", {}),
+            ProbedSteps(self._probes, self._probe_tensors),
+            {quantity: _frame(rows) for quantity, rows in self._errors.items()},
         )
+
+
+def _frame(rows: dict[int, dict[str, float]]) -> pd.DataFrame:
+    import pandas as pd
+
+    frame = pd.DataFrame.from_dict(rows, orient="index").sort_index()
+    frame.index.name = "step"
+    return frame
+
+
+def _missing_of(step: int, probe: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a probe lacks, as rows."""
+    rows = [
+        {"step": step, "quantity": quantity, "parameter": name, "reason": reason}
+        for quantity, names in probe["missing"].items()
+        for name, reason in names.items()
+    ]
+    return rows + [
+        {"step": step, "quantity": quantity, "parameter": "*", "reason": reason}
+        for quantity, reason in probe["withheld"].items()
+    ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from jacoscope.errors import nearest
+from jacoscope.reader._probes import ProbedSteps
 from jacoscope.reader._samples import board_frame, sample_frame
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ class Run:
             went by, how samples were told apart, and its relative error against masked
             back-propagation; as last recorded.
         coupled: Layers that couple the samples (batch normalisation in training mode).
+        probes: What probes recorded besides their quantities: all else equal by layer and single
+            weight, spectra, saliency; see :class:`~jacoscope.reader._probes.ProbedSteps`.
+        standard_errors: By quantity, the standard errors of values that are estimates from random
+            cotangents, as a frame like the quantity's own.
         leaderboards: One row per epoch, board and place: the samples that stand out. ``layer`` is
             that of a layer's board, whose norms and alignments are over the layer alone.
     """
@@ -58,10 +63,14 @@ class Run:
         described: dict[str, Any],
         epochs: Mapping[int, Mapping[str, Any]],
         capture: Mapping[str, Any],
+        probes: ProbedSteps,
+        standard_errors: dict[str, pd.DataFrame],
     ) -> None:
         import pandas as pd
 
         self.path = path
+        self.probes = probes
+        self.standard_errors = standard_errors
         self.capture = pd.DataFrame(
             [
                 (name, rule, capture["layouts"].get(name), capture["verification"].get(name))
@@ -123,7 +132,8 @@ class Run:
             return pd.DataFrame(columns=columns)
         long = pd.concat(parts, ignore_index=True)
         long["layer"] = long["parameter"].map(layers)
-        long["epoch"] = long["step"].map(self.steps["epoch"])
+        epochs = {**self.probes.epochs, **dict(self.steps.get("epoch", {}))}
+        long["epoch"] = long["step"].map(epochs)
         return long[columns]
 
     def __repr__(self) -> str:
