@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from jacoscope import Monitor, MonitorConfig, Samples, Schedule, SensitivityMonitor, capture
+from jacoscope._training_loss import TrainingLoss
 from jacoscope.callback import _Session
 from jacoscope.config import Output
 from jacoscope.demos import Transformer
-from jacoscope.quantities import QUANTITIES, is_per_sample
+from jacoscope.quantities import QUANTITIES, is_per_sample, is_probed
 from jacoscope.record import Axis, GradientInfo, Record, StepRecord
 from jacoscope.sinks import TensorBoardSink
 
@@ -40,7 +41,7 @@ CONTENDERS: dict[str, MonitorConfig] = {
     ),
     "default": MonitorConfig(schedule=EVERY_STEP),
     "all of parameters": MonitorConfig(
-        quantities=tuple(name for name in QUANTITIES if not is_per_sample(name)),
+        quantities=tuple(n for n in QUANTITIES if not (is_per_sample(n) or is_probed(n))),
         schedule=EVERY_STEP,
     ),
     "sample norms": MonitorConfig(
@@ -195,9 +196,9 @@ def other_steps() -> float:
     """The callback's own time on a step that is not captured, in microseconds."""
     callback = SensitivityMonitor(schedule=Schedule(every=10**9))
     model = nn.Linear(3, 3)
-    callback._session = _Session(Monitor(model, callback.config))
     loops = SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=10**6))
     trainer: Any = SimpleNamespace(fit_loop=loops, accumulate_grad_batches=1, current_epoch=0)
+    callback._session = _Session(Monitor(model, callback.config), TrainingLoss(trainer))
     module: Any = model
     callback.on_train_batch_start(trainer, module, None, 0)
     count, best = 20_000, float("inf")

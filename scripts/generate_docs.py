@@ -10,20 +10,31 @@ import dataclasses
 import inspect
 import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 from docstring_parser import parse
 
-from jacoscope.config import LayerRule, MonitorConfig, Output, Samples, Schedule
+from jacoscope.config import (
+    LayerRule,
+    MonitorConfig,
+    Output,
+    Probes,
+    QuantityName,
+    Samples,
+    Schedule,
+)
 from jacoscope.quantities import (
     FAMILIES,
     HEADLINES,
     HISTOGRAM_BINS,
+    PROBE_HEADLINES,
     QUANTITIES,
     SAMPLE_HEADLINES,
     Quantity,
     is_per_sample,
+    is_probed,
 )
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -53,6 +64,11 @@ With GROUP from `output.group` (`sensitivity` by default):
 | `GROUP_parameters_QUANTITY/PARAMETER` | Scalars | scalar | quantities in `output.layer_scalars` |
 | `GROUP/about` | Text | text | `output.card` (default) |
 | `jacoscope/GROUP/QUANTITY/AXIS` | read by `jacoscope.read_run` | (L,), or (L, N) for histograms | `output.records` (default) |
+| `GROUP_all_else_equal/step` | Text | table | a step is probed for all else equal |
+| `GROUP_all_else_equal/waterfall`, `allocation` | Images | pictures | the same, unless `output.pictures` is empty |
+| `GROUP_outputs/saliency`, `ntk_spectrum`, `sensitivity_by_layer` | Images | pictures | outputs are probed, unless `output.pictures` is empty |
+| `GROUP_outputs/about` | Text | how the probes went, what is missing and why | a step is probed; written when it changes |
+| `jacoscope/GROUP/.probes`, `.probe`, `.error/…`, `.ntk_spectrum/…`, … | read by `jacoscope.read_run` | epoch; reasons and tables; standard errors; spectra; … | a step is probed |
 | `jacoscope/GROUP/.steps`, `.status`, `.run` | read by `jacoscope.read_run` | epoch; what is missing and which gradient it is; configuration and parameters | `output.records` (default) |
 
 AXIS is a short hash of the watched parameters' names and sizes: TensorBoard reads a tag's metadata
@@ -62,6 +78,10 @@ once, so a run whose set of layers changes gets a tag of its own.
 SAMPLE_HEADLINES_INTRO = """\
 Of the per-sample quantities that are asked for, these are scalars on the whole model too, with all
 watched parameters as one row. Their definitions are below.
+"""
+
+PROBE_HEADLINES_INTRO = """\
+And of the probes' quantities that are asked for, these, at the steps that are probed:
 """
 
 PER_SAMPLE_INTRO = """\
@@ -88,6 +108,21 @@ samples drawn independently, their expectation does not depend on N.
 """
 
 
+PROBES_INTRO = """\
+## Quantities of probes
+
+These are measured on a copy of the model, on a few samples of a training batch, after the step. They
+are not measured unless they are asked for by name in `quantities`; `probes` says when and how. The
+guide is [probes.md](probes.md).
+
+Rows: those of an output Jacobian and of the tangent kernel are parameter tensors, layers, rules'
+groups and `(all)`; those of all else equal are layers, `(not watched)` for what moves besides, and
+`(all)`; an input Jacobian has the row `(input)`, a layer Jacobian one for each two neighbours `a → b`
+of `probes.chain`. Values that are estimates from random cotangents come with a standard error, which
+`run.standard_errors` holds.
+"""
+
+
 def quantities_page() -> str:
     """The page on quantities and tags."""
     lines = [QUANTITIES_INTRO, "## Headline scalars", ""]
@@ -105,16 +140,21 @@ def quantities_page() -> str:
     lines += ["", SAMPLE_HEADLINES_INTRO, "| name | title | unit |", "|---|---|---|"]
     for name in SAMPLE_HEADLINES:
         lines.append(f"| `{name}` | {QUANTITIES[name].title} | {QUANTITIES[name].unit} |")
+    lines += ["", PROBE_HEADLINES_INTRO, "| name | title | unit |", "|---|---|---|"]
+    for name in PROBE_HEADLINES:
+        lines.append(f"| `{name}` | {QUANTITIES[name].title} | {QUANTITIES[name].unit} |")
+    lines.append("| `probe_seconds` | Wall time of a step's probes | s |")
     lines += ["", "## Quantities per parameter tensor", ""]
-    lines += _families(of_samples=False)
-    lines += [PER_SAMPLE_INTRO, *_families(of_samples=True)]
+    lines += _families(lambda name: not (is_per_sample(name) or is_probed(name)))
+    lines += [PER_SAMPLE_INTRO, *_families(is_per_sample)]
+    lines += [PROBES_INTRO, *_families(is_probed)]
     return "\n".join(lines)
 
 
-def _families(of_samples: bool) -> list[str]:
+def _families(belongs: Callable[[QuantityName], bool]) -> list[str]:
     lines = []
     for family, quantities in FAMILIES.items():
-        if all(is_per_sample(quantity.name) is of_samples for quantity in quantities):
+        if all(belongs(quantity.name) for quantity in quantities):
             lines += [f"### {family}", ""]
             for quantity in quantities:
                 lines += _entry(quantity)
@@ -194,6 +234,7 @@ def configuration_page() -> str:
         (LayerRule, "A rule in `layers`"),
         (Schedule, "`schedule`"),
         (Samples, "`samples`"),
+        (Probes, "`probes`"),
         (Output, "`output`"),
     ):
         lines += [f"## {title}", "", _summary(cls), ""]

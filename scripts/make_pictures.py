@@ -25,7 +25,13 @@ from jacoscope.cli import main as jacoscope
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 RUNS = {"digits_cnn": "update_ratio", "topics_transformer": "grad_rms"}
-SAMPLES = "sensitivity_samples_pictures/largest_mean_gradient"
+PICTURES = {
+    "sensitivity_samples_pictures/largest_mean_gradient": "samples",
+    "sensitivity_all_else_equal/waterfall": "waterfall",
+    "sensitivity_all_else_equal/allocation": "allocation",
+    "sensitivity_outputs/saliency": "saliency",
+    "sensitivity_outputs/ntk_spectrum": "ntk_spectrum",
+}
 TABS = {"scalars": "#scalars&tagFilter=sensitivity", "histograms": "#histograms"}
 
 
@@ -43,12 +49,14 @@ def train(name: str, folder: str) -> None:
 
 
 def save_drawn(name: str, quantity: str, folder: str) -> None:
-    """Save a run's last layer × step picture of a quantity, and its leaderboard if it has one."""
+    """Save a run's last layer × step picture of a quantity, and what other pictures it has."""
     accumulator = EventAccumulator(
         str(Path(folder) / "runs" / name / "version_0"), {"images": 0}
     ).Reload()
-    tags = {f"sensitivity_layers_by_step/{quantity}": quantity, SAMPLES: "samples"}
+    tags = {f"sensitivity_layers_by_step/{quantity}": quantity, **PICTURES}
     for tag, short in tags.items():
+        if name != "digits_cnn" and tag in PICTURES:
+            continue
         if tag in accumulator.Tags()["images"]:
             path = IMAGES / f"{name}_{short}.png"
             path.write_bytes(accumulator.Images(tag)[-1].encoded_image_string)

@@ -41,12 +41,25 @@ def test_the_page_on_samples_runs_as_written() -> None:
     exec(again + blocks[1], names)
 
 
+def test_the_page_on_probes_runs_as_written() -> None:
+    page = (ROOT / "docs" / "probes.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 4
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+
+
 def test_examples_in_docstrings_run() -> None:
     import doctest
 
-    from jacoscope import Monitor, capture, verify
+    import jacoscope
 
-    for public in (capture, verify, Monitor):
+    names = (
+        *("capture", "verify", "Monitor", "output_jacobian", "neural_tangent_kernel"),
+        *("input_jacobian", "layer_jacobian", "all_else_equal"),
+    )
+    for public in (getattr(jacoscope, name) for name in names):
         finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
         found = [test for test in finder.find(public, globs={}) if test.examples]
         assert found
