@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from jacoscope.capturing import Calibrations
 from jacoscope.config import Probes, QuantityName
 from jacoscope.groups import ALL
 from jacoscope.probe_plan import INPUT_ROW, ProbePlan
@@ -84,6 +85,7 @@ class OutputProbe:
         plan: What is asked for.
         config: How to probe.
         first: The kernel of the first probe, if it was on the same samples.
+        calibrations: What is known of graphs from earlier copies of the model.
 
     Attributes:
         findings: What was found.
@@ -102,7 +104,9 @@ class OutputProbe:
         plan: ProbePlan,
         config: Probes,
         first: NeuralTangentKernel | None = None,
+        calibrations: Calibrations | None = None,
     ) -> None:
+        self._calibrations = calibrations
         self._model = model
         self._plan = plan
         self._config = config
@@ -139,7 +143,17 @@ class OutputProbe:
             along.is_exact and "output_jacobian_spectral_norm" in plan.asked
         )
         names = [target.name for target in plan.targets]
-        made = products(rows, names, along, with_gram=with_gram, memory_budget=self._budget)
+        made = products(
+            rows,
+            names,
+            along,
+            with_gram=with_gram,
+            memory_budget=self._budget,
+            calibrations=self._calibrations,
+        )
+        if made.structured:
+            share = f"{len(made.structured)} of {len(names)}"
+            self.findings.notes["structured"] = f"{share} parameters by structured operators"
         jacobian = OutputJacobian(rows, along, made, self._budget)
         members: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
         members |= {group.name: group.members for group in plan.groups}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from jacoscope.batches import batch_size_of, rows_of
+from jacoscope.capturing import Calibrations
 from jacoscope.config import MonitorConfig, QuantityName
 from jacoscope.faults import Faults
 from jacoscope.groups import ALL
@@ -91,6 +92,8 @@ class Prober:
         self._probed: int | None = None
         self._resumed: Mapping[str, Any] = {}
         self._said: set[str] = set()
+        budget = config.probes.memory_budget * 2**20
+        self._calibrations = Calibrations(budget, config.samples.verify)
 
     @property
     def is_open(self) -> bool:
@@ -224,7 +227,9 @@ class Prober:
                 copied.eval()
             few = _lift(copied, few)
             with isolated(_devices(copied)):
-                probe = OutputProbe(copied, few, targets, self.plan, config, self._first)
+                probe = OutputProbe(
+                    copied, few, targets, self.plan, config, self._first, self._calibrations
+                )
                 session.outputs = probe
                 parts: list[tuple[str, tuple[str, ...], Callable[[], None]]] = [
                     ("parameters", ("Output Jacobian", "Tangent kernel"), probe.parameters),

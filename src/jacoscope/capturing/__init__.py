@@ -1,6 +1,6 @@
 """Capture: tensors of the optimiser's step, and Jacobians from the graph of the loss."""
 
-from jacoscope.capturing._api import capture, samples_of, watched_parameters
+from jacoscope.capturing._api import capture, capture_with, samples_of, watched_parameters
 from jacoscope.capturing._calibration import Calibrations
 from jacoscope.capturing._capture import JacobianCapture
 from jacoscope.capturing._jacobians import Jacobians, ParameterJacobian
@@ -20,6 +20,7 @@ __all__ = [
     "Verification",
     "Wanted",
     "capture",
+    "capture_with",
     "sample_losses",
     "samples_of",
     "verify",

@@ -17,7 +17,7 @@ from jacoscope.capturing._jacobians import Jacobians, ParameterJacobian
 from jacoscope.errors import nearest
 from jacoscope.jacobian import DEFAULT_MEMORY_BUDGET, WANTS, Jacobian, measure
 
-__all__ = ["capture", "samples_of", "watched_parameters"]
+__all__ = ["capture", "capture_with", "samples_of", "watched_parameters"]
 
 _OPERATOR = "operator"
 _CALIBRATIONS: WeakKeyDictionary[nn.Module, Calibrations] = WeakKeyDictionary()
@@ -91,6 +91,35 @@ def capture(
     known.memory_budget, known.verify = memory_budget, verify
     known.trust = custom_functions == "run"
 
+    with capture_with(
+        known, loss, watched, count, wants, index=index, batch_dim=batch_dim
+    ) as jacobians:
+        yield jacobians
+
+
+@contextmanager
+def capture_with(
+    known: Calibrations,
+    loss: Tensor,
+    watched: Mapping[str, Tensor],
+    samples: int,
+    wants: Sequence[str],
+    *,
+    index: Tensor | None = None,
+    batch_dim: int | None = None,
+) -> Iterator[Jacobians]:
+    """As :func:`capture`, with what is known of earlier graphs.
+
+    Args:
+        known: Calibrations of earlier graphs, which serve every graph of the same structure.
+        loss: The loss of a batch, of one element.
+        watched: The parameters by name.
+        samples: Number of samples.
+        wants: What to compute.
+        index: The sample of each row, if rows are not one per sample.
+        batch_dim: Which dimension of the model's outputs is the batch.
+    """
+
     def measured(name: str, jacobian: Jacobian, grad: Tensor) -> ParameterJacobian:
         if _OPERATOR in wants:
             return ParameterJacobian(name, jacobian.shape, {}, jacobian)
@@ -101,11 +130,11 @@ def capture(
     capturing = JacobianCapture(
         loss,
         watched,
-        count,
+        samples,
         index,
         known,
         measured,
-        memory_budget,
+        known.memory_budget,
         seed,
         keeps_jacobians=_OPERATOR in wants,
         dim=batch_dim,

@@ -166,29 +166,35 @@ class ModelFunction:
         raw = self._run(parameters, self._with(inputs))
         return raw.reshape(len(raw), -1)
 
-    def plain(self) -> tuple[dict[str, Tensor], Tensor]:
-        """The model's parameters as leaves, and the outputs of all samples, shape (N, C).
+    @property
+    def module(self) -> nn.Module:
+        """The model."""
+        return self._module
+
+    def plain(self, repeats: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+        """The model's parameters as leaves, and the outputs of all samples, shape (N·repeats, C).
 
         By a plain call of the model, as training calls it, with the parameters that it holds.
+
+        Args:
+            repeats: How many times each sample stands in the batch, one after the other.
         """
         named = dict(self._module.named_parameters())
         leaves: dict[str, Tensor] = {n: p for n, p in named.items() if p.is_floating_point()}
         for leaf in leaves.values():
             leaf.requires_grad_()
-        args, kwargs = tree_unflatten([_copied(leaf) for leaf in self._leaves], self._spec)
-        with self.rewound():
-            try:
-                if self._target is None:
-                    raw = _chosen(self._call(*args, **kwargs), self._output, self.samples)
-                else:
-                    with caught(self._module, self._target, self.samples) as found:
-                        self._call(*args, **kwargs)
-                    raw = _only(found, self._target)
-            finally:
-                with torch.no_grad():
-                    for name, buffer in self._module.named_buffers():
-                        buffer.copy_(self._buffers[name])
-        return leaves, raw.reshape(self.samples, -1)
+        pairs = zip(self._leaves, self.is_sample, strict=True)
+        given = [_repeated(leaf, repeats) if there else _copied(leaf) for leaf, there in pairs]
+        args, kwargs = tree_unflatten(given, self._spec)
+        count = self.samples * repeats
+        with self.rewound(), _buffers_apart(self._module):
+            if self._target is None:
+                raw = _chosen(self._call(*args, **kwargs), self._output, count)
+            else:
+                with caught(self._module, self._target, count) as found:
+                    self._call(*args, **kwargs)
+                raw = _only(found, self._target)
+        return leaves, raw.reshape(count, -1)
 
     def single(self, parameters: Tensors, inputs: Sequence[Tensor]) -> Tensor:
         """Outputs of one sample as a batch of its own, shape (C,).
@@ -278,6 +284,21 @@ class ModelFunction:
 
 
 @contextmanager
+def _buffers_apart(module: nn.Module) -> Iterator[None]:
+    """Let a module work on copies of its buffers, for as long as the context lasts."""
+    own = [(each._buffers, name) for each in module.modules() for name in each._buffers]
+    kept = [registered[name] for registered, name in own]
+    copies = {id(buffer): buffer.clone() for buffer in kept if buffer is not None}
+    try:
+        for (registered, name), buffer in zip(own, kept, strict=True):
+            registered[name] = None if buffer is None else copies[id(buffer)]
+        yield
+    finally:
+        for (registered, name), buffer in zip(own, kept, strict=True):
+            registered[name] = buffer
+
+
+@contextmanager
 def caught(module: nn.Module, name: str, samples: int) -> Iterator[list[Tensor]]:
     """Collect what a module within a model puts out for the samples, each time that it runs.
 
@@ -353,6 +374,10 @@ def _only(found: list[Tensor], name: str) -> Tensor:
 
 def _copied(leaf: Any) -> Any:
     return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _repeated(leaf: Tensor, repeats: int) -> Tensor:
+    return leaf.clone() if repeats == 1 else leaf.repeat_interleave(repeats, dim=0)
 
 
 def _has_samples(leaf: Any, samples: int) -> bool:

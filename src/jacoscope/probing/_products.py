@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from jacoscope.capturing import Calibrations
 from jacoscope.probing._cotangents import Cotangents
 from jacoscope.probing._rows import Rows
+from jacoscope.probing._structured import structured_products
 
 __all__ = ["Products", "products"]
 
@@ -20,7 +22,7 @@ _COLUMNS = 2**18
 """Columns that are brought to double precision at a time."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Products:
     """What is made of a Jacobian's rows, by parameter.
 
@@ -28,11 +30,13 @@ class Products:
         squares: Squared norms of rows, shape (N, K), in double precision.
         grams: Inner products of rows, shape (R, R), sample after sample, where they were asked for.
         missing: By parameter, why there is nothing.
+        structured: The parameters whose numbers come from structured operators, without rows.
     """
 
     squares: dict[str, Tensor] = field(default_factory=dict)
     grams: dict[str, Tensor] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    structured: frozenset[str] = frozenset()
 
 
 def products(
@@ -42,10 +46,12 @@ def products(
     *,
     with_gram: bool,
     memory_budget: int,
+    calibrations: Calibrations | None = None,
 ) -> Products:
     """Squared norms and, where asked for, inner products of the rows of ∂f/∂θ.
 
-    Parameters whose rows fit into memory together are done together, in one pass. For one whose
+    From structured operators, which need no rows, where they can be had; else from rows. Parameters
+    whose rows fit into memory together are done together, in one pass. For one whose
     rows do not, blocks of rows J_b are made one after another, and their inner products with all
     rows are J (J_bᵀ): the derivative of f along them, by forward mode (Novak et al., Fast finite
     width neural tangent kernel, arXiv:2206.08720, section 3.2, NTK-vector products); where a model
@@ -57,9 +63,24 @@ def products(
         cotangents: What rows are taken along.
         with_gram: Whether inner products are wanted.
         memory_budget: Bytes that rows may take.
+        calibrations: What is known of graphs from earlier copies of the model.
     """
     made = Products()
     function = rows.function
+    structured = structured_products(
+        rows,
+        list(names),
+        cotangents,
+        with_gram=with_gram,
+        memory_budget=memory_budget,
+        calibrations=calibrations,
+    )
+    for name, (squares, gram) in structured.items():
+        made.squares[name] = squares
+        if gram is not None:
+            made.grams[name] = gram
+    made.structured = frozenset(structured)
+    wanted, names = names, [name for name in names if name not in structured]
     count = function.samples * len(cotangents)
     wholes: list[str] = []
     for name in names:
@@ -70,6 +91,8 @@ def products(
             wholes.append(name)
     for group in _groups(rows, wholes, count if with_gram else len(cotangents), memory_budget):
         _at_once(rows, group, cotangents, with_gram, memory_budget, made)
+    made.squares = {name: made.squares[name] for name in wanted if name in made.squares}
+    made.grams = {name: made.grams[name] for name in wanted if name in made.grams}
     return made
 
 
