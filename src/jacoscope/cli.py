@@ -22,7 +22,7 @@ from jacoscope._version import __version__
 from jacoscope.callback import SensitivityMonitor
 from jacoscope.errors import ConfigError, nearest
 from jacoscope.inspection import report
-from jacoscope.quantities import is_per_sample
+from jacoscope.quantities import is_per_sample, is_probed
 from jacoscope.selection import select
 
 __all__ = ["InspectingTrainer", "JacoscopeCLI", "main"]
@@ -157,14 +157,16 @@ class JacoscopeCLI(LightningCLI):
         asked = monitor.config.quantities
         rules = [rule.quantities or () for rule in monitor.config.layers]
         ranked = any(is_per_sample(name) for names in (asked, *rules) for name in names)
+        probed = any(is_probed(name) for names in (asked, *rules) for name in names)
         samples = f"  Text, Images {group}_samples…: the samples that stand out\n" * ranked
+        probes = f"  Text, Images {group}_all_else_equal, {group}_outputs: probes\n" * probed
         print(
             f"\nRecorded in {monitor.run_dir}\n"
             f"Look at it:   tensorboard --logdir {Path(monitor.run_dir).parent}\n"
             f"  Scalars     {group}/: the whole model at a glance\n"
             f"  Images      {group}_layers_by_step/: every layer over the run\n"
             f"  Text        {group}/about: what each number means\n"
-            f"{samples}"
+            f"{samples}{probes}"
             f"In Python:    jacoscope.read_run({monitor.run_dir!r})"
         )
 

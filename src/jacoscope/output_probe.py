@@ -252,10 +252,10 @@ class OutputProbe:
         if self._rows is None:
             rows = rows_of(self._function(), self._budget)
             shape = "×".join(map(str, rows.function.output_shape)) or "1"
-            self.findings.notes["outputs"] = (
-                f"{rows.function.samples} samples, {shape} outputs each, "
-                + ("all at once by torch.func" if rows.fallback is None else "one by one")
-            )
+            kind = "output" if shape == "1" else "outputs"
+            how = "all at once by torch.func" if rows.fallback is None else "one by one"
+            samples = rows.function.samples
+            self.findings.notes["outputs"] = f"{samples} samples of {shape} {kind}, {how}"
             if rows.fallback is not None:
                 self.findings.notes["fallback"] = rows.fallback
             self._rows = rows
@@ -315,7 +315,9 @@ class OutputProbe:
             why = _TOO_MANY.format(kernel.outputs, self._config.max_outputs)
             found.withhold(spectral, why)
         if self._targets is None:
-            found.withhold(("ntk_alignment",), "the batch has no labels or target values")
+            found.withhold(
+                ("ntk_alignment",), "the batch has no labels or target values; set samples.label"
+            )
         if self._config.batch == "each":
             found.withhold(("ntk_drift",), "probes.batch is each: kernels are of other samples")
         for row, names in _present(kernel, members):

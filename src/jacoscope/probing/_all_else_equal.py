@@ -79,6 +79,8 @@ class AllElseEqual:
         weights: The weights most responsible, by |∂L/∂θ Δθ|, largest first.
         missing: Why there is no second order, if there is none.
         method: How second derivatives came about.
+        moved: Whether any parameter moved.
+        rounding: About how far rounding alone puts a difference of two losses off: 2 ε |L|.
     """
 
     before: float
@@ -89,6 +91,7 @@ class AllElseEqual:
     missing: str | None = None
     method: str | None = None
     moved: bool = True
+    rounding: float = 0.0
     _by_name: Mapping[str, LayerShare] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -146,6 +149,8 @@ class AllElseEqual:
             ("whole step", self.predicted, self.second_order, self.actual),
         ]
         lines += [f"{n:<{width}}  {p:>+11.3e}  {s:>+11.3e}  {a:>+11.3e}" for n, p, s, a in rows]
+        if self.rounding:
+            lines.append(f"Differences of losses below {_number(self.rounding)} are rounding.")
         if self.weights:
             names = [f"{w.parameter}[{', '.join(map(str, w.index))}]" for w in self.weights]
             width = max(width, *map(len, names))
@@ -270,8 +275,17 @@ def compare(
         promised = dot(gradient, steps, names)
         shares.append(LayerShare(layer, promised, next(left), reached - before))
     checked = _check_weights(loss, starts, steps, gradient, before, weights)
+    epsilon = max((torch.finfo(step.dtype).eps for step in steps.values()), default=0.0)
     return AllElseEqual(
-        before, after, tuple(shares), whole, checked, missing, loss.second_order, bool(moving)
+        before=before,
+        after=after,
+        layers=tuple(shares),
+        second_order=whole,
+        weights=checked,
+        missing=missing,
+        method=loss.second_order,
+        moved=bool(moving),
+        rounding=2 * epsilon * abs(before),
     )
 
 

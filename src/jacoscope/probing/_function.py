@@ -29,6 +29,7 @@ INPUT = "(input)"
 """The place of the model's input, where the name of a module would stand."""
 
 _ROOT = "root"
+_MODEL = "the model"
 
 
 class _Call(nn.Module):
@@ -273,7 +274,7 @@ class ModelFunction:
         """Add a tensor to what a module puts out, for as long as the context lasts."""
 
         def add(module: nn.Module, args: Any, output: Any) -> Any:
-            chosen = _chosen(output, None, len(by))
+            chosen = _chosen(output, None, len(by), f"the module {place!r}")
             return _replaced(output, chosen, chosen + by)
 
         handle = self._module.get_submodule(place).register_forward_hook(add)
@@ -307,7 +308,7 @@ def caught(module: nn.Module, name: str, samples: int) -> Iterator[list[Tensor]]
     found: list[Tensor] = []
 
     def catch(module: nn.Module, args: Any, output: Any) -> None:
-        found.append(_chosen(output, None, samples).clone())
+        found.append(_chosen(output, None, samples, f"the module {name!r}").clone())
 
     handle = module.get_submodule(name).register_forward_hook(catch)
     try:
@@ -384,7 +385,7 @@ def _has_samples(leaf: Any, samples: int) -> bool:
     return isinstance(leaf, Tensor) and bool(leaf.dim()) and len(leaf) == samples
 
 
-def _chosen(returned: Any, path: str | None, samples: int) -> Tensor:
+def _chosen(returned: Any, path: str | None, samples: int, who: str = _MODEL) -> Tensor:
     """The output per sample in what a forward returned."""
     if path is not None:
         try:
@@ -410,8 +411,8 @@ def _chosen(returned: Any, path: str | None, samples: int) -> Tensor:
             return tensor
     shapes = ", ".join(str(tuple(t.shape)) for t in candidates.values()) or "no tensor"
     raise ProbeError(
-        f"the model returns {shapes}, none of it floating-point numbers for each of {samples} "
-        "samples; set probes.output, or probes.method, to what gives them"
+        f"{who} returns {shapes}, none of it floating-point numbers for each of {samples} samples"
+        + ("; set probes.output, or probes.method, to what gives them" if who == _MODEL else "")
     )
 
 

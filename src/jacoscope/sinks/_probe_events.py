@@ -84,6 +84,7 @@ def _step(result: AllElseEqual) -> dict[str, Any]:
         "sentence": result.sentence,
         "method": result.method,
         "missing": result.missing,
+        "rounding": _plain(result.rounding),
         "layers": [
             {
                 "layer": share.layer,

@@ -100,7 +100,8 @@ class ProbePictures:
             text = step_table(record.all_else_equal, record.step)
             self._writer.add_text(f"{self._group}_all_else_equal/step", text, record.step)
         about = probe_notes(record)
-        if about != self._about:
+        is_a_probe = record.notes or record.withheld  # not the end of the run's allocation alone
+        if is_a_probe and about != self._about:
             self._writer.add_text(f"{self._group}_outputs/about", about, record.step)
             self._about = about
 

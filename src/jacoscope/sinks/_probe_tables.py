@@ -53,6 +53,9 @@ def step_table(result: AllElseEqual, step: int) -> str:
         parts.append(f"No second order: {escaped(one_line(result.missing))}")
     elif result.method is not None:
         parts.append(f"Second derivatives: {escaped(one_line(result.method))}")
+    if result.rounding:
+        least = unsigned(result.rounding, 1)
+        parts.append(f"Actual changes below {least} are rounding of the loss.")
     if result.weights:
         parts += [_weights(result.weights), _WEIGHTS]
     return "\n\n".join(parts)
