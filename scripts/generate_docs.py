@@ -21,6 +21,7 @@ from jacoscope.config import (
     MonitorConfig,
     Output,
     Probes,
+    ProbeSchedule,
     QuantityName,
     Samples,
     Schedule,
@@ -235,6 +236,7 @@ def configuration_page() -> str:
         (Schedule, "`schedule`"),
         (Samples, "`samples`"),
         (Probes, "`probes`"),
+        (ProbeSchedule, "`probes.schedule`"),
         (Output, "`output`"),
     ):
         lines += [f"## {title}", "", _summary(cls), ""]

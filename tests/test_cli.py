@@ -18,7 +18,15 @@ from docstring_parser import parse
 import jacoscope
 from jacoscope import MonitorConfig, Run, SensitivityMonitor, read_run
 from jacoscope.cli import main
-from jacoscope.config import LayerRule, Output, Samples, Schedule, check_section
+from jacoscope.config import (
+    LayerRule,
+    Output,
+    Probes,
+    ProbeSchedule,
+    Samples,
+    Schedule,
+    check_section,
+)
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -260,6 +268,8 @@ _SECTIONS = (
     (Schedule, ".schedule"),
     (Output, ".output"),
     (Samples, ".samples"),
+    (Probes, ".probes"),
+    (ProbeSchedule, ".probes.schedule"),
 )
 
 
@@ -269,7 +279,7 @@ def _options(prefix: str = "--monitor") -> dict[str, str]:
     for cls, path in _SECTIONS:
         documented = {item.arg_name: item.description for item in parse(cls.__doc__ or "").params}
         for field in dataclasses.fields(cls):
-            if field.name not in ("schedule", "output", "samples"):
+            if field.name not in ("schedule", "output", "samples", "probes"):
                 found[f"{prefix}{path}.{field.name}"] = documented[field.name] or ""
     return found
 
@@ -289,7 +299,7 @@ def test_help_documents_every_option(command: str, call: Call) -> None:
     result = call(command, "--help")
     assert result.code == 0
     shown = _squeezed(result.out)
-    assert len(_options()) == 29
+    assert len(_options()) == 49
     for option, text in _options().items():
         assert text
         section = shown.rpartition(_squeezed(f"{option} "))[2][:3000]

@@ -65,7 +65,7 @@ class TrainingLoss:
                 "its SyncBatchNorm waits for the other processes, which do not probe; there is no "
                 "way around it but to train without"
             )
-        with self._context(), _unchanged(self._trainer):
+        with self.context(), _unchanged(self._trainer):
             if callable(getattr(copied, "probe_loss", None)):
                 returned = copied.probe_loss(batch)
             else:
@@ -90,12 +90,52 @@ class TrainingLoss:
                     if name.startswith("original_"):
                         own[name.removeprefix("original_")] = method
 
-    def _context(self) -> AbstractContextManager[Any]:
-        """Double precision is a setting of torch's; autocast is left out on purpose."""
+    def context(self) -> AbstractContextManager[Any]:
+        """What the Trainer enters for double precision, which is a setting of torch's own.
+
+        Autocast is left out on purpose.
+        """
         plugin: Any = self._trainer.precision_plugin
         is_double = "64" in str(self._trainer.precision)
         context: AbstractContextManager[Any] = plugin.forward_context()
         return context if is_double else nullcontext()
+
+
+class _QuietLogger(DummyLogger):
+    """A logger that logs nothing, and says of its folder and name what another one says.
+
+    Args:
+        logger: The other one.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__()
+        self._quiet_of = logger
+
+    @property
+    def name(self) -> Any:
+        """The other one's name."""
+        return self._quiet_of.name
+
+    @property
+    def version(self) -> Any:
+        """The other one's version."""
+        return self._quiet_of.version
+
+    @property
+    def log_dir(self) -> Any:
+        """The other one's folder of the run."""
+        return self._quiet_of.log_dir
+
+    @property
+    def root_dir(self) -> Any:
+        """The other one's folder of all versions."""
+        return self._quiet_of.root_dir
+
+    @property
+    def save_dir(self) -> Any:
+        """The other one's folder of all runs."""
+        return self._quiet_of.save_dir
 
 
 class _QuietTrainer:
@@ -107,8 +147,8 @@ class _QuietTrainer:
 
     def __init__(self, trainer: Trainer) -> None:
         self._quiet_of = trainer
-        self.loggers = [DummyLogger()]
-        self.logger = self.loggers[0]
+        self.loggers = [_QuietLogger(logger) for logger in trainer.loggers]
+        self.logger = self.loggers[0] if self.loggers else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._quiet_of, name)

@@ -159,6 +159,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
                 loss=loss,
                 loss_withheld=loss_withheld_reason(trainer, pl_module),
                 prepare=loss.silence,
+                context=loss.context,
             )
             monitor.load_state_dict(self._state)
             self._session = _Session(monitor, loss)
@@ -174,6 +175,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         if session is None:
             return
         session.wake = 0
+        session.epoch = trainer.current_epoch
         session.first_batch = None
         if session.monitor.may_want_batches:
             with session.monitor.faults.contain("watching the sampler"):
@@ -259,6 +261,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
                 MonitorWarning,
                 stacklevel=2,
             )
+        if self._session is not None:
+            stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
+            self._session.monitor.note_last_step(stepped - 1, self._session.epoch)
         self._end_session()
 
     def on_exception(
@@ -300,6 +305,7 @@ class _Session:
         self.wake: float = -math.inf
         self.is_capturing = False
         self.batch_idx = 0
+        self.epoch = 0
         self.first_batch: int | None = None
         self.samples_withheld: str | None = None
         self.indices = SampledIndices()

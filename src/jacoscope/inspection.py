@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from jacoscope.config import MonitorConfig, Schedule
 from jacoscope.plan import lanes_of, wanted_of
-from jacoscope.quantities import block_buffer_bytes
+from jacoscope.quantities import block_buffer_bytes, is_probed
 from jacoscope.selection import Selection, Target
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def report(selection: Selection, config: MonitorConfig) -> str:
             "",
             f"watched    {len(selection.targets)} of {len(table)} parameter tensors, {scalars:,} "
             f"scalars, {share}",
-            *_rules(selection),
+            *_rules(selection, config),
             f"memory     {_bytes(copies + buffers)} more while a captured step runs: "
             f"{_bytes(copies)} copies, {_bytes(buffers)} buffers",
             f"tags       under {config.output.group}/ in TensorBoard",
@@ -109,15 +109,24 @@ def _table(table: pd.DataFrame) -> list[str]:
     return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
 
 
-def _rules(selection: Selection) -> list[str]:
+def _rules(selection: Selection, config: MonitorConfig) -> list[str]:
     """What each rule watches, and when."""
     lines = []
     rules = {target.rule for target in selection.targets}
     for rule in sorted(rules, key=lambda index: -1 if index is None else index):
         mine = [target for target in selection.targets if target.rule == rule]
         title = "all" if rule is None else _rule(rule)
-        lines.append(f"{title:<11}{len(mine)} tensors, {_schedule(mine[0].schedule)}:")
-        lines.append(f"{'':<11}{', '.join(mine[0].quantities)}")
+        asked = mine[0].quantities
+        captured = [name for name in asked if not is_probed(name)]
+        probed = [name for name in asked if is_probed(name)]
+        if captured:
+            lines.append(f"{title:<11}{len(mine)} tensors, {_schedule(mine[0].schedule)}:")
+            lines.append(f"{'':<11}{', '.join(captured)}")
+        if probed:
+            title = "" if captured else title
+            when = _schedule(config.probes.schedule)
+            lines.append(f"{title:<11}{len(mine)} tensors, probed {when}:")
+            lines.append(f"{'':<11}{', '.join(probed)}")
     return lines
 
 

@@ -11,7 +11,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Monitor:
             is asked for.
         loss_withheld: Why the loss cannot be evaluated again in this run, if that is so.
         prepare: Called with each copy of the model that probes evaluate.
+        context: What its outputs are evaluated in.
 
     Raises:
         ConfigError: If the configuration cannot be used on this model.
@@ -93,7 +94,9 @@ class Monitor:
         loss: LossFunction | None = None,
         loss_withheld: str | None = None,
         prepare: Callable[[nn.Module], None] | None = None,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
+        self._context = context
         self.config = resolve_config(config)
         self.faults = Faults(self.config.on_error)
         self._model = model
@@ -302,6 +305,15 @@ class Monitor:
         self._open = None
         self._drain(wait=False)
 
+    def note_last_step(self, step: int, epoch: int) -> None:
+        """Tell which step was the run's last, where not every step was begun here.
+
+        Args:
+            step: The last step.
+            epoch: Epochs completed before it.
+        """
+        self._last = max(self._last, (step, epoch))
+
     def abandon_step(self) -> None:
         """Drop a training step under way and remove all that is attached; safe at any time."""
         self._abandon_capture()
@@ -387,7 +399,13 @@ class Monitor:
             self._prober.plan = plan
         else:
             self._prober = Prober(
-                plan, self.config, self._loss, self.faults, self._loss_withheld, self._prepare
+                plan,
+                self.config,
+                self._loss,
+                self.faults,
+                self._loss_withheld,
+                self._prepare,
+                self._context,
             )
         axes = plan.axes.items() if plan is not None else ()
         probed = [(name, axis) for name, several in axes for axis in several]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ class Prober:
         faults: What to do when something fails.
         withheld: Why the loss cannot be evaluated in this run, if that is so.
         prepare: Called with each copy of the model before it is evaluated.
+        context: Entered while outputs are evaluated.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Prober:
         faults: Faults,
         withheld: str | None = None,
         prepare: Callable[[nn.Module], None] | None = None,
+        context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.plan = plan
+        self._context = context
         self._prepare = prepare
         self._config = config
         self._loss = loss
@@ -226,7 +229,7 @@ class Prober:
             if config.mode == "eval":
                 copied.eval()
             few = _lift(copied, few)
-            with isolated(_devices(copied)):
+            with isolated(_devices(copied)), self._context():
                 probe = OutputProbe(
                     copied, few, targets, self.plan, config, self._first, self._calibrations
                 )

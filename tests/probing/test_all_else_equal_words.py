@@ -66,7 +66,7 @@ def test_the_table() -> None:
     sentence, empty, head, *rows = str(result).splitlines()
     assert sentence == result.sentence
     assert (empty, head.split()) == ("", ["layer", "predicted", "2nd", "order", "actual"])
-    layers, weights = rows[:4], rows[5:]
+    layers, weights, last = rows[:4], rows[5:-2], rows[-1]
     assert [row.split()[0] for row in layers] == ["0", "2", "interaction", "whole"]
     for row, share in zip(layers, result.layers, strict=False):
         shown = [float(number) for number in row.split()[1:]]
@@ -79,6 +79,7 @@ def test_the_table() -> None:
     assert weights[0].split() == ["weight", "∂L/∂θ", "difference", "step"]
     assert weights[1].startswith(result.weights[0].parameter)
     assert len(weights) == 3
+    assert last.endswith("are rounding of the loss.")
 
 
 def test_columns_stand_below_one_another() -> None:

@@ -238,15 +238,23 @@ def test_tokens_within_a_model_of_transformers(first: str) -> None:
     check(jacobian, by_module(model, inputs, "network.transformer.wte"))
 
 
-def test_several_inputs_of_which_the_first_that_floats_is_meant() -> None:
+def test_several_inputs_of_which_the_first_is_meant() -> None:
+    """Tokens at their embedding; integers that go into none are passed over."""
+
     def run(m: Net, ids: Tensor, x: Tensor, y: Tensor) -> Tensor:
         return m.a(x).tanh() * m.b(y) + m.e(ids)
 
-    model = Net(run, a=nn.Linear(4, 3), b=nn.Linear(2, 3), e=nn.Embedding(7, 3)).double()
-    inputs = (tokens(5), table(5, 4), table(5, 2))
-    jacobian = input_jacobian(model, inputs)
-    assert jacobian.place == "(input)"
-    check(jacobian, by_input(model, inputs, index=1))
+    def chosen(m: Net, ids: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return m.a(x).tanh() * m.b(y) + m.e.weight[ids]
+
+    for forward, place in ((run, "e"), (chosen, "(input)")):
+        model = Net(forward, a=nn.Linear(4, 3), b=nn.Linear(2, 3), e=nn.Embedding(7, 3)).double()
+        inputs = (tokens(5), table(5, 4), table(5, 2))
+        jacobian = input_jacobian(model, inputs)
+        assert jacobian.place == place
+        by_place = place == "e"
+        wanted = by_module(model, inputs, "e") if by_place else by_input(model, inputs, index=1)
+        check(jacobian, wanted)
 
 
 def test_some_rows_of_some_samples() -> None:

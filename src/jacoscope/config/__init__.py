@@ -2,7 +2,7 @@
 
 from jacoscope.config._load import check_section, load_config, read_yaml, resolve_config
 from jacoscope.config._probes import Probes
-from jacoscope.config._schedule import Schedule
+from jacoscope.config._schedule import ProbeSchedule, Schedule
 from jacoscope.config._schema import (
     DEFAULT_QUANTITIES,
     LayerRule,
@@ -19,6 +19,7 @@ __all__ = [
     "MonitorConfig",
     "Output",
     "ParameterKind",
+    "ProbeSchedule",
     "Probes",
     "QuantityName",
     "Samples",

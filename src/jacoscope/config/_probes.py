@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from jacoscope.config._coerce import coerce_fields
-from jacoscope.config._schedule import Schedule
+from jacoscope.config._schedule import ProbeSchedule, Schedule
 from jacoscope.errors import ConfigError
 
 __all__ = ["Probes"]
-
-
-_EVERY, _FIRST = 200, 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class Probes:
         ConfigError: If a number is out of range.
     """
 
-    schedule: Schedule = Schedule(every=_EVERY, first=_FIRST)
+    schedule: ProbeSchedule = ProbeSchedule()
     samples: int = 8
     batch: Literal["first", "each"] = "first"
     loss_samples: int = 64
@@ -74,9 +70,8 @@ class Probes:
     memory_budget: int = 256
 
     def __post_init__(self) -> None:
-        if isinstance(self.schedule, Mapping):  # what it leaves out is as the default here
-            schedule = {"every": _EVERY, "first": _FIRST, **self.schedule}
-            object.__setattr__(self, "schedule", schedule)
+        if isinstance(self.schedule, Schedule) and not isinstance(self.schedule, ProbeSchedule):
+            object.__setattr__(self, "schedule", ProbeSchedule(**vars(self.schedule)))
         coerce_fields(self)
         least = {
             "samples": 1,

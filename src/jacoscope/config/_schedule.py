@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jacoscope.config._coerce import coerce_fields
 from jacoscope.errors import ConfigError
 
-__all__ = ["Schedule"]
+__all__ = ["ProbeSchedule", "Schedule"]
 
 
 @dataclass(frozen=True)
@@ -55,3 +55,24 @@ class Schedule:
                 "every is null, first and per_epoch are 0, steps is empty and there is no hook, so "
                 "nothing would ever be captured; set one of them, such as every: 50"
             )
+
+
+@dataclass(frozen=True)
+class ProbeSchedule(Schedule):
+    """When to probe: a schedule as any other, whose defaults are fewer steps.
+
+    Args:
+        every: Probe steps 0, n, 2n, …; ``null`` for none of them.
+        first: Probe each of the first n steps of the run.
+        steps: Probe these steps.
+        per_epoch: Probe each of the first n steps of every epoch.
+        hook: Import path ``package.module.function``, or in Python a callable, called with
+            ``(step, epoch)`` before every step: ``True`` probes it, ``False`` does not, ``None``
+            leaves it to the other options.
+
+    Raises:
+        ConfigError: If a number is out of range, or nothing would ever be probed.
+    """
+
+    every: int | None = 200
+    first: int = 1

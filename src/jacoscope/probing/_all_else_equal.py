@@ -149,8 +149,6 @@ class AllElseEqual:
             ("whole step", self.predicted, self.second_order, self.actual),
         ]
         lines += [f"{n:<{width}}  {p:>+11.3e}  {s:>+11.3e}  {a:>+11.3e}" for n, p, s, a in rows]
-        if self.rounding:
-            lines.append(f"Differences of losses below {_number(self.rounding)} are rounding.")
         if self.weights:
             names = [f"{w.parameter}[{', '.join(map(str, w.index))}]" for w in self.weights]
             width = max(width, *map(len, names))
@@ -162,6 +160,11 @@ class AllElseEqual:
                     f"{w.step:>+11.3e}"
                     for name, w in zip(names, self.weights, strict=True)
                 ),
+            ]
+        if self.rounding:
+            lines += [
+                "",
+                f"Actual changes below {_number(self.rounding)} are rounding of the loss.",
             ]
         return "\n".join(lines)
 

@@ -189,8 +189,9 @@ def input_jacobian(
 
     Args:
         model: The model.
-        inputs: What its forward takes; see :func:`output_jacobian`. The first floating-point tensor
-            with samples is x; of integers alone, x is the output of the embedding they go into.
+        inputs: What its forward takes; see :func:`output_jacobian`. The first tensor with
+            samples is x; one of integers is passed over unless it goes into an embedding, whose
+            output then is x.
         mode: Mode that the model is put into: ``eval``, or ``train`` to leave it as it is.
         method: The method that maps inputs to outputs.
         output: Path of the output in what the model returns.

@@ -16,6 +16,7 @@ from jacoscope.probing._errors import ProbeError
 
 __all__ = ["arguments_of", "first_samples", "targets_of"]
 
+_UNCHANGING = (str, bytes, int, float, complex, type)
 _TARGETS = ("labels", "label", "targets", "target")
 
 
@@ -56,7 +57,12 @@ def first_samples(batch: Any, samples: int, wanted: int) -> Any:
             value = first_samples(getattr(batch, field.name), samples, wanted)
             object.__setattr__(result, field.name, value)
         return result
-    return batch
+    if batch is None or isinstance(batch, _UNCHANGING):
+        return batch
+    try:
+        return copy.deepcopy(batch)
+    except Exception:  # what cannot be copied is shared
+        return batch
 
 
 def arguments_of(

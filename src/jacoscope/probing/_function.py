@@ -118,6 +118,37 @@ class ModelFunction:
         self.outputs = self.values.shape[1]
         if not self.outputs:
             raise ProbeError("the model's output is empty")
+        self._check_samples_of(None)
+
+    def _check_samples_of(self, place: str | None) -> None:
+        """Refuse what has as many rows as there are samples by chance, such as places in time.
+
+        Args:
+            place: The module whose output it is; by default the model.
+
+        Raises:
+            ProbeError: If the rows do not become fewer with the samples.
+        """
+        fewer = self.samples - 1
+        if not fewer:
+            return
+        pairs = zip(self._leaves, self.is_sample, strict=True)
+        leaves = [leaf[:fewer] if there else leaf for leaf, there in pairs]
+        try:
+            with self.rewound(), torch.no_grad():
+                if place is None:
+                    self._run({}, leaves, fewer)
+                else:
+                    with caught(self._module, place, fewer):
+                        self._run({}, leaves, fewer)
+        except ProbeError as error:
+            who = "the model's output" if place is None else f"the output of {place!r}"
+            raise ProbeError(
+                f"the first dimension of {who} is not that of the samples: of one sample fewer, "
+                f"{error}"
+            ) from None
+        except Exception:  # a model for batches of this size alone
+            return
 
     def _tensors(self) -> list[Tensor]:
         return [leaf for leaf in self._leaves if isinstance(leaf, Tensor)]
@@ -215,7 +246,8 @@ class ModelFunction:
         return [next(given) if there else leaf for leaf, there in pairs]
 
     def _run(self, parameters: Tensors, leaves: list[Any], samples: int | None = None) -> Tensor:
-        args, kwargs = tree_unflatten([_copied(leaf) for leaf in leaves], self._spec)
+        given = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        args, kwargs = tree_unflatten(given, self._spec)
         buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
         state = {**self.parameters, **parameters, **buffers}
         named = {f"{_ROOT}.{name}": value for name, value in state.items()}
@@ -242,16 +274,16 @@ class ModelFunction:
         for index, tensor in enumerate(self.sample_inputs):
             if tensor.is_floating_point():
                 return INPUT, index
-        tokens = {id(tensor): tensor for tensor in self.sample_inputs}
-        found: list[str] = []
-        with self.rewound(), _watching_embeddings(self._module, tokens, found), torch.no_grad():
-            self.batch({})
-        if not found:
-            raise ProbeError(
-                "the model's input is of integers and goes into no nn.Embedding, so that there is "
-                "nothing to differentiate by"
-            )
-        return found[0], None
+            found: list[str] = []
+            watching = _watching_embeddings(self._module, {id(tensor): tensor}, found)
+            with self.rewound(), watching, torch.no_grad():
+                self.batch({})
+            if found:
+                return found[0], None
+        raise ProbeError(
+            "the model's input is of integers and goes into no nn.Embedding, so that there is "
+            "nothing to differentiate by; set probes.method to what takes numbers"
+        )
 
     def place_value(self, place: str) -> Tensor:
         """What a module puts out for the samples, shape (N, …), of floating point.
@@ -261,6 +293,7 @@ class ModelFunction:
         """
         with self.rewound(), caught(self._module, place, self.samples) as found, torch.no_grad():
             self.batch({})
+        self._check_samples_of(place)
         return _only(found, place)
 
     def check_module(self, name: str, key: str) -> None:
@@ -374,11 +407,11 @@ def _only(found: list[Tensor], name: str) -> Tensor:
 
 
 def _copied(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _repeated(leaf: Tensor, repeats: int) -> Tensor:
-    return leaf.clone() if repeats == 1 else leaf.repeat_interleave(repeats, dim=0)
+    return leaf.detach().clone() if repeats == 1 else leaf.detach().repeat_interleave(repeats, 0)
 
 
 def _has_samples(leaf: Any, samples: int) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import random
 import sys
+import types
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -145,10 +147,13 @@ _MODULE_S_OWN = frozenset(vars(nn.Module()))
 """What torch itself keeps in a module: parameters, buffers, children, hooks, the mode."""
 
 
+_CHANGING = (Tensor, list, dict, set, deque, torch.Generator, np.random.Generator, random.Random)
+"""What may be changed in place."""
+
+
 def _is_mutable(name: str, value: Any) -> bool:
     """Whether an evaluation may change an attribute in place."""
-    kinds = (Tensor, list, dict, set, deque)
-    return name not in _MODULE_S_OWN and isinstance(value, kinds)
+    return name not in _MODULE_S_OWN and isinstance(value, _CHANGING)
 
 
 def replica(module: nn.Module) -> nn.Module:
@@ -166,12 +171,61 @@ def replica(module: nn.Module) -> nn.Module:
             for each in module.modules():
                 for value in vars(each).values():
                     _prepare(value, memo)
-            return copy.deepcopy(module, memo)
+            copied = copy.deepcopy(module, memo)
+            _enclose(copied, memo)
+            return copied
     except Exception as error:
         raise ProbeError(
             f"the model cannot be copied, which keeps probes from changing it "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _enclose(copied: nn.Module, memo: dict[int, Any]) -> None:
+    """Let hooks and functions that a copy holds enclose the copy, not what it is a copy of.
+
+    Copying shares functions. What they enclose is replaced by its copy where there is one, as of
+    the module itself, and copied where it may change in place.
+
+    Args:
+        copied: The copy.
+        memo: What the copier has copied, by identity.
+    """
+    made: dict[int, Any] = {}
+    for each in copied.modules():
+        for holder in (vars(each), *(v for v in vars(each).values() if isinstance(v, dict))):
+            for key, value in list(holder.items()):
+                holder[key] = _enclosing(value, memo, made)
+
+
+def _enclosing(value: Any, memo: dict[int, Any], made: dict[int, Any]) -> Any:
+    if isinstance(value, functools.partial):
+        return functools.partial(
+            _enclosing(value.func, memo, made),
+            *(memo.get(id(each), each) for each in value.args),
+            **{name: memo.get(id(each), each) for name, each in value.keywords.items()},
+        )
+    if not isinstance(value, types.FunctionType) or value.__closure__ is None:
+        return value
+    if id(value) in made:
+        return made[id(value)]
+    cells = tuple(types.CellType() for _ in value.__closure__)
+    function = types.FunctionType(
+        value.__code__, value.__globals__, value.__name__, value.__defaults__, cells
+    )
+    function.__kwdefaults__ = value.__kwdefaults__
+    function.__dict__.update(vars(value))
+    made[id(value)] = function
+    for cell, old in zip(cells, value.__closure__, strict=True):
+        try:
+            content = old.cell_contents
+        except ValueError:  # nothing is in it yet
+            continue
+        content = _enclosing(content, memo, made)
+        if id(content) in memo or isinstance(content, (*_CHANGING, types.MethodType)):
+            content = copy.deepcopy(content, memo)
+        cell.cell_contents = content
+    return function
 
 
 def _prepare(value: Any, memo: dict[int, Any], depth: int = 0) -> None:

@@ -165,7 +165,8 @@ class NeuralTangentKernel:
         """Standard error of :meth:`drift` by the jackknife; 0 where outputs were enumerated."""
         if self.is_exact:
             return 0.0
-        now, then = self.gram(parameters), since.gram(parameters)
+        now = _apart(self.gram(parameters), self.samples)
+        then = _apart(since.gram(parameters), self.samples)
         return self._jackknife(lambda rows: drift(now[rows][:, rows], then[rows][:, rows]))
 
     def _jackknife(self, of_rows: Callable[[Tensor], float]) -> float:
@@ -189,7 +190,10 @@ class NeuralTangentKernel:
             since: The earlier kernel Θ₀.
             parameters: Names of parameters; by default all.
         """
-        return drift(self.gram(parameters), since.gram(parameters))
+        now, then = self.gram(parameters), since.gram(parameters)
+        if not self.is_exact:
+            now, then = _apart(now, self.samples), _apart(then, self.samples)
+        return drift(now, then)
 
     def _chosen(self, parameters: str | Iterable[str] | None) -> list[str]:
         if parameters is None:
@@ -285,6 +289,16 @@ def label_alignment(kernel_NN: Tensor, targets: Tensor) -> float:
 def _centred(kernel_NN: Tensor) -> Tensor:
     rows = kernel_NN - kernel_NN.mean(0, keepdim=True)
     return rows - rows.mean(1, keepdim=True)
+
+
+def _apart(gram: Tensor, samples: int) -> Tensor:
+    """Inner products along different random cotangents, those along the same one left out.
+
+    Products of the latter do not have the expectation of Θ's own.
+    """
+    count = len(gram) // samples
+    different = ~torch.eye(count, dtype=torch.bool)
+    return gram * different.repeat(samples, samples)
 
 
 def _over_outputs(gram: Tensor, samples: int, is_exact: bool) -> Tensor:

@@ -231,6 +231,7 @@ class Looped(Rows):
                     "the model's output does not depend on its parameters by autograd"
                 )
             check_reentrant(outputs)
+            _check_same(outputs, self.function)
             self.sample_bytes = kept.bytes // self.function.samples
             self._by_parameters = leaves, outputs
         return self._by_parameters
@@ -248,6 +249,7 @@ class Looped(Rows):
         if outputs.grad_fn is None:
             where = "input" if place == INPUT else f"output of {place!r}"
             raise NoPartError(f"the model's output does not depend on the {where} by autograd")
+        _check_same(outputs, self.function)
         return leaf, outputs
 
 
@@ -259,6 +261,15 @@ def is_same(found: Tensor, values: Tensor) -> bool:
     return torch.allclose(found, values, rtol=0, atol=tolerance, equal_nan=True)
 
 
+def _check_same(outputs: Tensor, function: ModelFunction) -> None:
+    """Refuse a model whose outputs for the same samples change from call to call."""
+    if not is_same(outputs.detach(), function.values):
+        raise ProbeError(
+            "the model's outputs for the same samples change from one call to the next, though "
+            "random states, buffers and attributes are put back; something that it holds counts"
+        )
+
+
 class _Kept:
     """Counts the bytes that a forward keeps for its backward."""
 
@@ -267,7 +278,8 @@ class _Kept:
 
     def note(self, tensor: Tensor) -> Tensor:
         self.bytes += tensor.numel() * tensor.element_size()
-        return tensor
+        # A node that saves its own output would hold itself if it were handed back as it is.
+        return tensor.detach()
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

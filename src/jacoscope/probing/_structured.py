@@ -62,7 +62,10 @@ def structured_products(
         return {}
     if count * rows.sample_bytes > _SHARE * memory_budget:
         return {}
-    leaves, outputs = function.plain(repeats)
+    try:
+        leaves, outputs = function.plain(repeats)
+    except Exception:  # an input that holds the number of samples elsewhere, such as a mask (N, N)
+        return {}
     if outputs.grad_fn is None:
         return {}
     if not is_same(outputs.detach(), function.values.repeat_interleave(repeats, dim=0)):
@@ -73,7 +76,7 @@ def structured_products(
     watched = watched_parameters(function.module, names)
     try:
         with capture_with(known, loss, watched, count, wants) as found:
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss, inputs=list(leaves.values()))
     finally:
         for leaf in leaves.values():
             leaf.grad = None

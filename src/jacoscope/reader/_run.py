@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,14 @@ class Run:
     def quantities(self) -> list[str]:
         """Names of the quantities that have one value per parameter."""
         return list(self._values)
+
+    def __contains__(self, quantity: object) -> bool:
+        """Whether the run has a quantity with one value per parameter or row."""
+        return quantity in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of these quantities."""
+        return iter(self._values)
 
     def __getitem__(self, quantity: str) -> pd.DataFrame:
         """A quantity: one row per captured step, one column per parameter."""

@@ -100,8 +100,9 @@ class ProbePictures:
             text = step_table(record.all_else_equal, record.step)
             self._writer.add_text(f"{self._group}_all_else_equal/step", text, record.step)
         about = probe_notes(record)
-        is_a_probe = record.notes or record.withheld  # not the end of the run's allocation alone
-        if is_a_probe and about != self._about:
+        # At the end of a run there is a record of the allocation alone, which says nothing of it.
+        is_last = record.allocation is not None and not record.notes
+        if not is_last and about != self._about:
             self._writer.add_text(f"{self._group}_outputs/about", about, record.step)
             self._about = about
 
