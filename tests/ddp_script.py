@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from jacoscope import SensitivityMonitor
-from jacoscope.quantities import QUANTITIES, is_per_sample
+from jacoscope.quantities import QUANTITIES, is_per_sample, is_probed
 
 
 class Regression(pl.LightningModule):
@@ -39,7 +39,9 @@ class Regression(pl.LightningModule):
 
 def main(folder: str, processes: int, accumulate: int) -> None:
     monitor = SensitivityMonitor(
-        quantities=tuple(name for name in QUANTITIES if not is_per_sample(name)),
+        quantities=tuple(
+            name for name in QUANTITIES if not (is_per_sample(name) or is_probed(name))
+        ),
         schedule={"every": 1},  # type: ignore[arg-type]
         on_error="raise",
     )

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import pytorch_lightning
 import torch
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
@@ -146,6 +147,32 @@ class Plain(Learner):
     """It logs nothing, as dynamo does not get on with Lightning's logging."""
 
 
+class Telling(nn.Module):
+    """A part of a network that was given the module's own way of logging."""
+
+    def __init__(self, log: Callable[..., Any]) -> None:
+        super().__init__()
+        self.tell = log
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        self.tell("within", inputs.mean(), on_step=True, on_epoch=True)
+        return inputs
+
+
+class HandingOn(Learner):
+    """It hands its way of logging on, bound to itself and enclosed in a function."""
+
+    def __init__(self) -> None:
+        super().__init__(normalised())
+        log = self.log
+        self.network.append(Telling(log))
+        self.network[0].register_forward_hook(lambda m, a, out: log("first", out.std()))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        super().log("above", batch[0].mean())
+        return super().training_step(batch, batch_idx)
+
+
 class Hooked(Learner):
     """A hook hands a layer's output on by way of the module that it encloses."""
 
@@ -245,6 +272,7 @@ CASES: dict[str, tuple[Callable[[], Any], Loader, dict[str, Any]]] = {
         shuffled,
         {},
     ),
+    "logging that is handed on": (HandingOn, shuffled, {}),
     "a hook that encloses the module": (Hooked, shuffled, {}),
     "a training step that encloses the module": (replaced, shuffled, {}),
     "batches of another kind": (lambda: Holding(perceptron()), same_batch, {}),
@@ -257,7 +285,7 @@ WITHHELD = {
     "two optimisers by hand": (_FORMLESS, "manual optimisation"),
     "by hand, with probe_loss": (_FORMLESS,),
     "skipping, checkpointing": ("without a loss",),
-    "a generator of its own": ("the next time",),
+    "spectral norm": ("torch._weight_norm",),
     "batches of another kind": ("how many samples it has",),
 }
 """Why some quantities are not there; in the other cases all are."""
@@ -353,6 +381,38 @@ def test_training_is_bit_identical(
     assert len(sink.probes) >= 2
     withheld = {why for record in sink.probes for why in record.withheld.values()}
     assert all(any(part in why for part in WITHHELD.get(case, ())) for why in withheld), withheld
+
+
+class Charting(Learner):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        self.logger.experiment.add_scalar("by hand", loss.detach(), self.global_step)
+        self.logger.experiment.add_histogram("weights", self.network[0].weight, self.global_step)
+        return loss
+
+
+def test_what_else_is_in_tensorboard_stays_as_it_is(tmp_path: Path) -> None:
+    """With the monitor's own records beside it, in the same event file."""
+
+    def charts(watch: bool) -> tuple[str, dict[str, list[Any]]]:
+        pl.seed_everything(7, verbose=False)
+        logger = TensorBoardLogger(tmp_path, name="watched" if watch else "plain", version=0)
+        callbacks = [watching(on_error="warn")] if watch else []
+        module = Charting(normalised())
+        fitting = trainer(pl, tmp_path, callbacks=callbacks, logger=logger, log_every_n_steps=2)
+        fitting.fit(module, shuffled())
+        events = EventAccumulator(logger.log_dir).Reload()
+        scalars = [tag for tag in events.Tags()["scalars"] if not tag.startswith("sensitivity")]
+        found = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in scalars}
+        histograms = events.Histograms("weights")
+        found["weights"] = [(e.step, e.histogram_value) for e in histograms]
+        return fingerprint(module.state_dict()), found
+
+    plain = charts(watch=False)
+    assert charts(watch=True) == plain
+    assert set(plain[1]) == {"loss_step", "loss_epoch", "epoch", "by hand", "weights"}
+    assert len(plain[1]["by hand"]) == 12
 
 
 def test_of_the_other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

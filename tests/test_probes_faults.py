@@ -220,8 +220,12 @@ def test_a_fault_in_the_last_probe_does_not_cost_the_record(
 
 
 class Crashing(Learner):
+    def __init__(self, network: nn.Module, at: int = 2) -> None:
+        super().__init__(network)
+        self.at = at
+
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        if batch_idx == 2:
+        if batch_idx == self.at:
             raise ZeroDivisionError("planted")
         return super().training_step(batch, batch_idx)
 
@@ -238,6 +242,17 @@ def test_an_exception_in_training_leaves_nothing_attached(
     assert [record.step for record in sink.probes] == [0, 1]
     assert module.training
     assert all(p.requires_grad and not p._backward_hooks for p in module.parameters())
+
+
+def test_what_was_allocated_until_an_exception_is_of_the_last_step(
+    monkeypatch: Patch, tmp_path: Path
+) -> None:
+    """Nothing was due from step 2 on; the step that failed came to nothing."""
+    sink = into_memory(monkeypatch)
+    monitor = watching(ALLOCATED, every=10)
+    with pytest.raises(ZeroDivisionError, match="planted"):
+        quietly(tmp_path, Crashing(perceptron(), at=4), loader_of(rows_of_pairs(56)), monitor)
+    assert [record.step for record in sink.probes] == [0, 3]
 
 
 def test_an_exception_within_a_window_leaves_nothing_attached(

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from jacoscope import MonitorConfig, Run, read_run
 from jacoscope.cli import main
 from jacoscope.config import check_section, load_config
-from jacoscope.quantities import QUANTITIES, is_per_sample
+from jacoscope.quantities import QUANTITIES, is_per_sample, is_probed
 
 _CONFIGS = Path(__file__).parents[1] / "configs"
 _EXPERIMENTS = sorted(_CONFIGS.glob("*.yaml"))
@@ -75,11 +75,19 @@ def _expect(run: Run, config: MonitorConfig, steps: list[int]) -> None:
                 counts = run.histogram(row.parameter)
                 assert (counts.sum(axis=1) == row.size).all()
                 continue
+            if is_probed(quantity):
+                continue
             column = run[quantity][row.parameter]
             assert column.notna().any(), (quantity, row.parameter)
             grown = column[column.index > 0] if quantity == "update_ratio" else column
             assert np.isfinite(grown.dropna()).all()  # biases that begin at 0 have a ratio of inf
-    assert run.missing.empty
+    probed = {q for row in run.parameters["quantities"] for q in row if is_probed(q)}
+    for quantity in probed:
+        assert run[quantity].notna().any(axis=None), quantity
+    # Between two large layers there are too many outputs to enumerate.
+    lacking = run.missing[~run.missing["reason"].str.contains("probes.max_outputs")]
+    assert lacking.empty
+    assert set(run.missing["quantity"]) <= {n for n in probed if n.startswith("layer_jacobian")}
     if any(is_per_sample(name) for row in run.parameters["quantities"] for name in row):
         assert (run.capture["verification"] < 1e-3).all()
         assert not run.samples.empty
@@ -111,7 +119,8 @@ def _section(experiment: Path) -> dict[str, Any]:
 def test_there_are_configurations_to_test() -> None:
     assert len(_EXPERIMENTS) == 6
     assert [path.stem for path in _MONITORS] == [
-        *("attention_only", "first_steps", "full", "minimal", "samples", "strict", "weights_only"),
+        *("attention_only", "first_steps", "full", "minimal", "probes", "samples", "strict"),
+        "weights_only",
     ]
 
 

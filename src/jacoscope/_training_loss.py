@@ -85,6 +85,8 @@ class TrainingLoss:
                 own = vars(each)
                 own["_trainer"] = _QuietTrainer(self._trainer)
                 own.update(log=_nothing, log_dict=_nothing, print=_nothing)
+                # Its own way of logging may have been handed on, and then goes by these.
+                own["_current_fx_name"] = "training_step"
                 # Of a compiled module, these are functions that hold on to the module itself.
                 for name, method in (own.get("_compiler_ctx") or {}).items():
                     if name.startswith("original_"):
@@ -138,6 +140,17 @@ class _QuietLogger(DummyLogger):
         return self._quiet_of.save_dir
 
 
+class _NoResults:
+    """Takes the place of what collects the values that are logged."""
+
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Collect nothing."""
+
+    def should_reset_tensors(self, fx: str) -> bool:
+        """Nothing is there to be reset."""
+        return False
+
+
 class _QuietTrainer:
     """The Trainer as a copy of the module sees it: what it reads is there, nothing is logged.
 
@@ -149,6 +162,7 @@ class _QuietTrainer:
         self._quiet_of = trainer
         self.loggers = [_QuietLogger(logger) for logger in trainer.loggers]
         self.logger = self.loggers[0] if self.loggers else None
+        self._results = self._logger_connector = _NoResults()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._quiet_of, name)

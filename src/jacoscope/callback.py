@@ -261,20 +261,17 @@ class SensitivityMonitor(Callback, _OtherCallback):
                 MonitorWarning,
                 stacklevel=2,
             )
-        if self._session is not None:
-            stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
-            self._session.monitor.note_last_step(stepped - 1, self._session.epoch)
-        self._end_session()
+        self._end_session(trainer)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Detach everything and save what there is."""
-        self._end_session()
+        self._end_session(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach everything, however the run ended."""
-        self._end_session()
+        self._end_session(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and picture histories, for the checkpoint."""
@@ -286,9 +283,12 @@ class SensitivityMonitor(Callback, _OtherCallback):
         if self._session is not None:
             self._session.monitor.load_state_dict(state_dict)
 
-    def _end_session(self) -> None:
+    def _end_session(self, trainer: Trainer | None = None) -> None:
         if self._session is not None:
             monitor, indices = self._session.monitor, self._session.indices
+            if trainer is not None:
+                stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
+                monitor.note_last_step(stepped - 1, self._session.epoch)
             self._session = None
             with monitor.faults.contain("watching the sampler"):
                 indices.forget()

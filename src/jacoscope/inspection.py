@@ -67,7 +67,8 @@ def report(selection: Selection, config: MonitorConfig) -> str:
     if table.empty:
         return "The model has no parameters; there is nothing to watch."
     copies = int(table["memory"].sum())
-    buffers = _buffers(selection.targets)
+    captured = [t for t in selection.targets if not all(map(is_probed, t.quantities))]
+    buffers = _buffers(tuple(captured))
     scalars = sum(target.numel for target in selection.targets)
     coverage = selection.coverage
     share = "none to train" if isnan(coverage) else f"{coverage:.1%} of what can be trained"

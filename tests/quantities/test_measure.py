@@ -21,6 +21,7 @@ from jacoscope.quantities import (
     STATISTICS,
     Meter,
     is_per_sample,
+    is_probed,
 )
 from jacoscope.record import StepRecord
 from jacoscope.sinks import MemorySink
@@ -43,7 +44,7 @@ DEFINITIONS: dict[str, Callable[[Array, Array, Array], float]] = {
     "taylor_importance": lambda g, w, u: np.sum(np.square(w * g)),
 }
 
-OF_PARAMETERS = [name for name in QUANTITIES if not is_per_sample(name)]
+OF_PARAMETERS = [n for n in QUANTITIES if not (is_per_sample(n) or is_probed(n))]
 EVERYTHING = {"quantities": OF_PARAMETERS, "on_error": "raise"}
 
 

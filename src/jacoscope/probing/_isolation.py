@@ -222,7 +222,8 @@ def _enclosing(value: Any, memo: dict[int, Any], made: dict[int, Any]) -> Any:
         except ValueError:  # nothing is in it yet
             continue
         content = _enclosing(content, memo, made)
-        if id(content) in memo or isinstance(content, (*_CHANGING, types.MethodType)):
+        is_of_copy = isinstance(content, types.MethodType) and id(content.__self__) in memo
+        if is_of_copy or id(content) in memo or isinstance(content, _CHANGING):
             content = copy.deepcopy(content, memo)
         cell.cell_contents = content
     return function
