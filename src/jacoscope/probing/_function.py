@@ -296,12 +296,6 @@ class ModelFunction:
         self._check_samples_of(place)
         return _only(found, place)
 
-    def check_module(self, name: str, key: str) -> None:
-        """Raise a ConfigError if the model has no module of this name."""
-        names = [each for each, _ in self._module.named_modules()]
-        if name not in names:
-            raise ConfigError(f"the model has no module {name!r}; {nearest(name, names)}", key=key)
-
     @contextmanager
     def shifted(self, place: str, by: Tensor) -> Iterator[None]:
         """Add a tensor to what a module puts out, for as long as the context lasts."""
