@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -29,6 +29,7 @@ from jacoscope.probing import (
     Rows,
     Saliency,
     arguments_of,
+    call_of,
     cotangents,
     place_jacobian,
     products,
@@ -114,7 +115,7 @@ class OutputProbe:
         self._first = first
         self._budget = config.memory_budget * 2**20
         path, method = plan.call
-        call: Callable[..., Any] = getattr(model.get_submodule(path), method)
+        call = call_of(model, path, method)
         self._args, self._kwargs = arguments_of(batch, call, config.input)
         self.findings = Findings()
         self.kernel: NeuralTangentKernel | None = None

@@ -15,7 +15,7 @@ from jacoscope.probing._api import (
     neural_tangent_kernel,
     output_jacobian,
 )
-from jacoscope.probing._batch import arguments_of, first_samples, targets_of
+from jacoscope.probing._batch import arguments_of, call_of, first_samples, targets_of
 from jacoscope.probing._cotangents import cotangents
 from jacoscope.probing._errors import ProbeError
 from jacoscope.probing._function import ModelFunction
@@ -46,6 +46,7 @@ __all__ = [
     "all_else_equal",
     "allocate",
     "arguments_of",
+    "call_of",
     "compare",
     "cotangents",
     "first_samples",

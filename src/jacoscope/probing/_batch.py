@@ -8,13 +8,13 @@ import inspect
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from jacoscope.batches import batch_size_of, labels_of, pick, tensors_of
 from jacoscope.errors import ConfigError
 from jacoscope.probing._errors import ProbeError
 
-__all__ = ["arguments_of", "first_samples", "targets_of"]
+__all__ = ["arguments_of", "call_of", "first_samples", "targets_of"]
 
 _UNCHANGING = (str, bytes, int, float, complex, type)
 _TARGETS = ("labels", "label", "targets", "target")
@@ -149,3 +149,9 @@ def targets_of(batch: Any, samples: int, path: str | None = None) -> Tensor | No
             return tensor.detach()
     is_pair = isinstance(batch, list | tuple) and len(batch) == 2
     return named[1][1].detach() if is_pair and len(named) == 2 else None
+
+
+def call_of(module: nn.Module, path: str, method: str) -> Callable[..., Any]:
+    """The function that a configuration names: a method of a model or of one of its modules."""
+    found: Callable[..., Any] = getattr(module.get_submodule(path), method)
+    return found
