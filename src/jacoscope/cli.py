@@ -22,6 +22,7 @@ from jacoscope._version import __version__
 from jacoscope.callback import SensitivityMonitor
 from jacoscope.errors import ConfigError, nearest
 from jacoscope.inspection import report
+from jacoscope.probe_plan import probe_plan
 from jacoscope.quantities import is_per_sample, is_probed
 from jacoscope.selection import select
 
@@ -43,7 +44,9 @@ class InspectingTrainer(Trainer):
         for callback in self.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, SensitivityMonitor):
                 model.configure_model()
-                print(report(select(model, callback.config), callback.config))
+                selection = select(model, callback.config)
+                probe_plan(selection, callback.config, model)  # what it cannot use is told here too
+                print(report(selection, callback.config))
 
     def verify(self, model: LightningModule, datamodule: LightningDataModule | None = None) -> None:
         """Check per-sample gradients on one batch against plain autograd; print the table.

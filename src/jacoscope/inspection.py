@@ -155,13 +155,17 @@ def _shape(parameter: torch.Tensor) -> str:
 
 def _schedule(schedule: Schedule) -> str:
     parts = [
-        f"every {schedule.every} steps" if schedule.every else "",
-        f"the first {schedule.first} steps" if schedule.first else "",
+        f"every {_steps(schedule.every)}" if schedule.every else "",
+        f"the first {_steps(schedule.first)}" if schedule.first else "",
         f"steps {', '.join(map(str, schedule.steps))}" if schedule.steps else "",
-        f"the first {schedule.per_epoch} steps of each epoch" if schedule.per_epoch else "",
+        f"the first {_steps(schedule.per_epoch)} of each epoch" if schedule.per_epoch else "",
         f"whenever {schedule.hook} says so" if schedule.hook else "",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def _steps(count: int) -> str:
+    return "step" if count == 1 else f"{count} steps"
 
 
 def _bytes(count: int) -> str:

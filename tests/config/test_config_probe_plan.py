@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from jacoscope import ConfigError, Monitor, MonitorConfig, SensitivityMonitor
+from jacoscope.cli import main
 from jacoscope.config import check_section
 from jacoscope.inspection import inspect_selection, report
 from jacoscope.probe_plan import INPUT_ROW, ProbePlan, probe_plan
@@ -223,3 +224,14 @@ def test_the_dry_run_says_when_probes_are_run(quantities: list[str]) -> None:
 def test_the_dry_run_says_that_probes_alone_take_no_buffers() -> None:
     made = check_section({"quantities": ["ntk_trace"]})
     assert "0 B copies, 0 B buffers" in report(select(Net(), made), made)
+
+
+def test_the_dry_run_tells_what_probes_cannot_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = tmp_path / "monitor.yaml"
+    monitor.write_text("quantities: [ntk_trace]\nprobes: {module: netwrok}\n", encoding="utf-8")
+    experiment = Path(__file__).parents[2] / "configs" / "digits_mlp.yaml"
+    assert main(["inspect", "--config", str(experiment), "--monitor", str(monitor)]) == 2
+    told = "probes.module: the model has no module 'netwrok'; did you mean 'network'?"
+    assert told in capsys.readouterr().err
