@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from jacoscope import Monitor
 from jacoscope.quantities import PROBE_HEADLINES, PROBES
+from jacoscope.sinks import MemorySink
 from probe_expected import compare, expected_outputs, expected_step, members_of
 from probe_loop import CHAIN, LAYERS, NAMES, Trained, batches, rows_of
 from probe_training import EACH, PROBED, cross_entropy, values_of
@@ -158,3 +161,19 @@ def test_headlines_are_of_the_whole_model() -> None:
         row = "(input)" if name in PROBES["Input Jacobian"] else "(all)"
         assert record.headline[name] == values[name][row]
     assert record.headline["probe_seconds"] > 0
+
+
+def test_time_first_is_not_taken_for_samples() -> None:
+    """Five steps in time of four samples, whose outputs have a row per step as well."""
+    model, sink = nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    config = {"quantities": ["ntk_trace"], "samples": {"batch_size": 4}}
+    with Monitor(model, config, sinks=[sink]) as monitor:
+        monitor.begin_step(0)
+        monitor.begin_batch((torch.randn(5, 4, 3), torch.zeros(4)))
+        model(torch.randn(5, 4, 3)).sum().backward()
+        monitor.before_optimizer_step(optimizer)
+        optimizer.step()
+        monitor.end_step()
+    why = "the first dimension of the model's input is 5, but there are 4 samples"
+    assert sink.probes[0].withheld["ntk_trace"].startswith(why)

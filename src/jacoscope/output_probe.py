@@ -87,6 +87,7 @@ class OutputProbe:
         config: How to probe.
         first: The kernel of the first probe, if it was on the same samples.
         calibrations: What is known of graphs from earlier copies of the model.
+        samples: How many samples the batch has, if that is known.
 
     Attributes:
         findings: What was found.
@@ -106,7 +107,9 @@ class OutputProbe:
         config: Probes,
         first: NeuralTangentKernel | None = None,
         calibrations: Calibrations | None = None,
+        samples: int | None = None,
     ) -> None:
+        self._samples = samples
         self._calibrations = calibrations
         self._model = model
         self._plan = plan
@@ -251,7 +254,13 @@ class OutputProbe:
     def _own_rows(self) -> Rows:
         """Rows of the model's outputs, made once."""
         if self._rows is None:
-            rows = rows_of(self._function(), self._budget)
+            function = self._function()
+            if self._samples not in (None, function.samples):
+                raise ProbeError(
+                    f"the first dimension of the model's input is {function.samples}, but there "
+                    f"are {self._samples} samples; set probes.method to what takes samples first"
+                )
+            rows = rows_of(function, self._budget)
             shape = "×".join(map(str, rows.function.output_shape)) or "1"
             kind = "output" if shape == "1" else "outputs"
             how = "all at once by torch.func" if rows.fallback is None else "one by one"

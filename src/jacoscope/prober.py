@@ -87,7 +87,7 @@ class Prober:
         self._batch: Any = None
         self._ids: Sequence[Any] = ()
         self._starts: dict[str, Tensor] | None = None
-        self._reference: tuple[Any, Tensor | None, tuple[str, ...]] | None = None
+        self._reference: tuple[Any, int, Tensor | None, tuple[str, ...]] | None = None
         self._first: NeuralTangentKernel | None = None
         self._lost: dict[str, str] = {}
         self._allocation: RunningAllocation | None = None
@@ -223,15 +223,15 @@ class Prober:
                 few = first_samples(batch, count, config.samples)
                 kept = min(count, config.samples)
                 label = self._config.samples.label
-                self._reference = few, targets_of(few, kept, label), ids[:kept]
-            few, targets, session.ids = self._reference
+                self._reference = few, kept, targets_of(few, kept, label), ids[:kept]
+            few, kept, targets, session.ids = self._reference
             copied = self._copy(model)
             if config.mode == "eval":
                 copied.eval()
             few = _lift(copied, few)
             with isolated(_devices(copied)), self._context():
                 probe = OutputProbe(
-                    copied, few, targets, self.plan, config, self._first, self._calibrations
+                    copied, few, targets, self.plan, config, self._first, self._calibrations, kept
                 )
                 session.outputs = probe
                 parts: list[tuple[str, tuple[str, ...], Callable[[], None]]] = [
