@@ -64,13 +64,17 @@ With GROUP from `output.group` (`sensitivity` by default):
 | `GROUP_gradients/PARAMETER` | Histograms, Distributions | bins | `grad_histogram` is watched and `output.histograms` (default) |
 | `GROUP_parameters_QUANTITY/PARAMETER` | Scalars | scalar | quantities in `output.layer_scalars` |
 | `GROUP/about` | Text | text | `output.card` (default) |
-| `jacoscope/GROUP/QUANTITY/AXIS` | read by `jacoscope.read_run` | (L,), or (L, N) for histograms | `output.records` (default) |
+| `jacoscope/GROUP/QUANTITY/AXIS` | Sensitivity; `jacoscope.read_run` | (L,), or (L, N) for histograms | `output.records` (default) |
 | `GROUP_all_else_equal/step` | Text | table | a step is probed for all else equal |
 | `GROUP_all_else_equal/waterfall`, `allocation` | Images | pictures | the same, unless `output.pictures` is empty |
 | `GROUP_outputs/saliency`, `ntk_spectrum`, `sensitivity_by_layer` | Images | pictures | outputs are probed, unless `output.pictures` is empty |
 | `GROUP_outputs/about` | Text | how the probes went, what is missing and why | a step is probed; written when it changes |
-| `jacoscope/GROUP/.probes`, `.probe`, `.error/…`, `.ntk_spectrum/…`, … | read by `jacoscope.read_run` | epoch; reasons and tables; standard errors; spectra; … | a step is probed |
-| `jacoscope/GROUP/.steps`, `.status`, `.run` | read by `jacoscope.read_run` | epoch; what is missing and which gradient it is; configuration and parameters | `output.records` (default) |
+| `jacoscope/GROUP/.probes`, `.probe`, `.error/…`, `.ntk_spectrum/…`, … | Sensitivity; `jacoscope.read_run` | epoch; reasons and tables; standard errors; spectra; … | a step is probed |
+| `jacoscope/GROUP/.headline/…` | Sensitivity; `jacoscope.read_run` | the headline scalars and `sample_count` | `output.records` (default) |
+| `jacoscope/GROUP/.sample_quantiles/…` | Sensitivity; `jacoscope.read_run` | quantiles of ‖gᵢ‖ over the samples, (rows, 7) | per-sample quantities are watched |
+| `jacoscope/GROUP/.gram`, `.gram_spectrum`, `.gram_batch` | Sensitivity; `jacoscope.read_run` | gᵢ·gₖ of a batch, (N, N); its eigenvalues, (N,); its samples | every `samples.gram_every`-th captured batch, where quantities need the matrix |
+| `jacoscope/GROUP/.samples` | Sensitivity; `jacoscope.read_run` | leaderboards with thumbnails, numbers of all samples seen | per-sample quantities are watched, at the end of an epoch |
+| `jacoscope/GROUP/.steps`, `.status`, `.run` | Sensitivity; `jacoscope.read_run` | epoch; what is missing and which gradient it is; configuration and parameters | `output.records` (default) |
 
 AXIS is a short hash of the watched parameters' names and sizes: TensorBoard reads a tag's metadata
 once, so a run whose set of layers changes gets a tag of its own.

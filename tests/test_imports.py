@@ -54,10 +54,10 @@ _ORDER = [
     ),
 ]
 # These hold no data and import nothing of ours, so that all may import them.
-_FREE = ["_version", "errors", "faults"]
+_FREE = ["_version", "errors", "faults", "schema"]
 # What stands beside the flow, by what it may import.
 _BESIDE: dict[str, list[str]] = {
-    "reader": ["errors", "record"],
+    "reader": ["errors", "schema"],
     "demos": [],
     "__init__": [
         *("config", "errors", "faults", "_version", "capturing", "probing"),
@@ -155,7 +155,7 @@ _CASES = [
     ("config._load", "if TYPE_CHECKING:\n    from jacoscope.monitor import Monitor", False),
     ("errors", "from jacoscope.config import Schedule", False),
     ("reader", "from jacoscope.errors import nearest", True),
-    ("reader", "from jacoscope.record import SCHEMA_VERSION", True),
+    ("reader", "from jacoscope.schema import SCHEMA_VERSION", True),
     ("monitor", "from jacoscope.reader import read_run", False),
     ("monitor", "from jacoscope.callback import SensitivityMonitor", False),
     ("monitor", "from jacoscope.demos import MLP", False),

@@ -449,3 +449,28 @@ def test_boards_are_those_of_ranking_everything_at_once(batches: list[Any]) -> N
         expected = sorted(known, key=lambda name: order * last[name][column])[:3]
         assert (_ids(boards, board) if expected else []) == expected
     assert boards.seen == len(largest) == len(boards.columns.ids)
+
+
+# Pushes
+
+
+def test_pushes_are_the_largest_shares_of_the_last_values() -> None:
+    layers = {f"layer{place}": [float(place), 1.0] for place in range(7)}
+    norms = {"a": sum(place**2 for place in range(7)) ** 0.5, "b": 7**0.5}
+    leaderboard = Leaderboard()
+    leaderboard.add(_batch(norms, layers={name: [1.0, 1.0] for name in layers}))
+    leaderboard.add(_batch(norms, layers=layers, step=1))
+    pushes = _close(leaderboard).pushes
+    assert [layer for layer, _ in pushes["a"]] == [f"layer{place}" for place in (6, 5, 4, 3, 2)]
+    assert [share for _, share in pushes["a"]] == pytest.approx(
+        [k / 91 for k in (36, 25, 16, 9, 4)]
+    )
+    assert [share for _, share in pushes["b"]] == pytest.approx([1 / 7] * 5)
+
+
+def test_only_samples_on_a_board_have_pushes() -> None:
+    leaderboard = Leaderboard(size=1)
+    layers = {"conv": [1.0, 5.0, 2.0]}
+    leaderboard.add(_batch({1: 1.0, 2: 5.0, 3: 2.0}, alignments=[0.5, 0.6, 0.1], layers=layers))
+    assert set(_close(leaderboard).pushes) == {2, 3}
+    assert not leaderboard._pushes

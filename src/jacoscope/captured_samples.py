@@ -31,6 +31,7 @@ class CapturedSamples:
         config: How samples are told apart.
         calibrations: Plans of earlier captures.
         faults: What to do when something fails.
+        wants_gram: Whether to record the Gram matrix, if it is measured.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class CapturedSamples:
         config: Samples,
         calibrations: Calibrations,
         faults: Faults,
+        wants_gram: bool = False,
     ) -> None:
         self._step = step
+        self._gram_samples = config.gram_samples if wants_gram else 0
         self._parameters = {
             target.name: target.info.parameter
             for target in targets
@@ -176,4 +179,5 @@ class CapturedSamples:
             window=self._window,
             is_mean=self._config.loss_reduction == "mean",
             ranks=bool(self._config.leaderboard),
+            gram_samples=self._gram_samples,
         )

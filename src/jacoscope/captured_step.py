@@ -29,10 +29,12 @@ from jacoscope.quantities import (
     noise_parts,
 )
 from jacoscope.record import (
+    NORM_QUANTILES,
     Axis,
     GradientInfo,
     Record,
     StepRecord,
+    StepSamples,
     finish_headline,
     finish_record,
 )
@@ -51,6 +53,7 @@ class _FinishedSamples:
     capture: Mapping[str, Any] = field(default_factory=dict)
     closure: float = math.nan
     withheld: str | None = None
+    results: SampleResults | None = None
 
 
 class CapturedStep:
@@ -144,6 +147,7 @@ class CapturedStep:
             withheld=withheld,
             dtype=self._dtype,
             capture=samples.capture,
+            samples=self._step_samples(samples.results, pairs),
         )
 
     @property
@@ -176,7 +180,11 @@ class CapturedStep:
                 for statistic, value in whole.items():
                     table.setdefault(statistic, {})[row] = value
             return _FinishedSamples(
-                HostStatistics(table), results.missing, results.capture, results.closure
+                HostStatistics(table),
+                results.missing,
+                results.capture,
+                results.closure,
+                results=results,
             )
         return _FinishedSamples(withheld=self._faults.reasons.get(subject))
 
@@ -186,15 +194,38 @@ class CapturedStep:
         """Per-sample quantities with the groups that they are measured on as a whole."""
         if self.samples is None or not self._groups:
             return []
+        axis = self._group_axis()
+        names = dict.fromkeys(name for name, _ in pairs if is_per_sample(name))
+        return [(name, axis) for name in names]
+
+    def _group_axis(self) -> Axis:
         sizes = {target.name: target.numel for target in self._all_targets}
-        axis = Axis(
+        return Axis(
             names=tuple(group.name for group in self._groups),
             layers=tuple(group.name for group in self._groups),
             kinds=tuple(group.kind for group in self._groups),
             sizes=tuple(sum(sizes[name] for name in group.members) for group in self._groups),
         )
-        names = dict.fromkeys(name for name, _ in pairs if is_per_sample(name))
-        return [(name, axis) for name in names]
+
+    def _step_samples(
+        self, results: SampleResults | None, pairs: Sequence[tuple[QuantityName, Axis]]
+    ) -> StepSamples | None:
+        """How per-sample gradients are distributed over the step's samples."""
+        if results is None:
+            return None
+        with self._faults.contain("the distribution over samples"):
+            due = {
+                name for quantity, axis in pairs if is_per_sample(quantity) for name in axis.names
+            }
+            axis = Axis.of([target for target in self._all_targets if target.name in due])
+            axis = axis.joined(self._group_axis())
+            quantiles_RQ = np.full((len(axis.names), len(NORM_QUANTILES)), np.nan)
+            for row, name in enumerate(axis.names):
+                if name in results.norms:
+                    with np.errstate(invalid="ignore"):  # between two infinities
+                        quantiles_RQ[row] = np.quantile(results.norms[name], NORM_QUANTILES)
+            return StepSamples(results.samples, axis, quantiles_RQ, results.gram)
+        return None
 
     def _sample_headline(
         self, records: Sequence[Record], samples: _FinishedSamples, model: nn.Module

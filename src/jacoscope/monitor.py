@@ -113,6 +113,7 @@ class Monitor:
             told.memory_budget * 2**20, told.verify, told.custom_functions == "run"
         )
         self._running = RunningMeans()
+        self._sampled = 0
         self._board = Leaderboard(told.leaderboard or 1, told.layer_leaderboard)
         self._told: set[str] = set()
         self._board_epoch: tuple[int, int] | None = None
@@ -438,8 +439,11 @@ class Monitor:
         rules = self.config.layers
         named = [None if t.rule is None else rules[t.rule].group for t in targets]
         groups = groups_of(targets, named)
+        told = self.config.samples
+        wants_gram = told.gram_every is not None and self._sampled % told.gram_every == 0
+        self._sampled += 1
         samples = CapturedSamples(
-            step, targets, groups, self.config.samples, self._calibrations, self.faults
+            step, targets, groups, told, self._calibrations, self.faults, wants_gram
         )
         return CapturedStep(
             step, epoch, due, everything, self._gauge, self.faults, samples, groups, self._running

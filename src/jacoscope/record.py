@@ -1,6 +1,6 @@
 """Records: what a captured step says, with everything needed to read it.
 
-Shape suffixes: L parameters on an axis, N histogram bins.
+Shape suffixes: L parameters on an axis, N histogram bins or samples, R rows, Q quantiles.
 """
 
 from __future__ import annotations
@@ -21,21 +21,16 @@ from jacoscope.reduction import HostStatistics
 from jacoscope.selection import Target
 
 __all__ = [
-    "PLUGIN_NAME",
-    "SCHEMA_VERSION",
+    "NORM_QUANTILES",
     "Axis",
+    "BatchGram",
     "GradientInfo",
     "Record",
     "StepRecord",
+    "StepSamples",
     "finish_headline",
     "finish_record",
 ]
-
-PLUGIN_NAME = "jacoscope"
-"""The name that recorded tensors carry in an event file."""
-
-SCHEMA_VERSION = 1
-"""The version of what recorded tensors look like; readers pass over others."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +82,15 @@ class Axis:
             sizes=tuple(target.numel for target in targets),
         )
 
+    def joined(self, other: Axis) -> Axis:
+        """This axis, and after it the other."""
+        return Axis(
+            self.names + other.names,
+            self.layers + other.layers,
+            self.kinds + other.kinds,
+            self.sizes + other.sizes,
+        )
+
     @property
     def is_of_groups(self) -> bool:
         """Whether it is of groups of parameters rather than of parameters."""
@@ -118,6 +122,53 @@ class Record:
     errors: FloatArray | None = None
 
 
+NORM_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+"""The quantiles of per-sample gradient norms that a record has."""
+
+
+@dataclass(frozen=True, eq=False)
+class BatchGram:
+    """The Gram matrix of a captured batch's per-sample gradients.
+
+    Args:
+        ids: What each sample is called, shape (N,).
+        id_source: Where the ids come from, as a noun.
+        labels: The class of each sample, if it is known.
+        losses: Loss of each sample, shape (N,), if it is known.
+        samples: Number of samples of the whole batch, of which these are the first.
+        row: What the gradients are over.
+        values_NN: g_i·g_k, shape (N, N).
+        eigenvalues_N: Its eigenvalues, largest first, shape (N,); ``nan`` where it is not finite.
+    """
+
+    ids: Sequence[str | int]
+    id_source: str
+    labels: Sequence[str | int] | None
+    losses: FloatArray | None
+    samples: int
+    row: str
+    values_NN: FloatArray
+    eigenvalues_N: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class StepSamples:
+    """How the per-sample gradients of a step are distributed.
+
+    Args:
+        samples: Number of samples.
+        axis: Parameters, then what is measured as a whole.
+        quantiles_RQ: :data:`NORM_QUANTILES` of ‖g_i‖ over the samples, by row; ``nan`` where it is
+            missing.
+        gram: The Gram matrix, at steps where it is recorded.
+    """
+
+    samples: int
+    axis: Axis
+    quantiles_RQ: FloatArray
+    gram: BatchGram | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class StepRecord:
     """All that one captured step says.
@@ -133,6 +184,7 @@ class StepRecord:
         capture: How samples were captured, by parameter: rules, layouts, verification errors; and
             ``coupled``, the layers that couple samples: below them a sample's row is the part of
             the gradient that flows through its own activations.
+        samples: How per-sample gradients are distributed, where they were captured.
     """
 
     step: int
@@ -143,6 +195,7 @@ class StepRecord:
     withheld: Mapping[str, str] = field(default_factory=dict)
     dtype: npt.DTypeLike = np.float32
     capture: Mapping[str, Any] = field(default_factory=dict)
+    samples: StepSamples | None = None
 
     @property
     def missing(self) -> dict[str, dict[str, str]]:

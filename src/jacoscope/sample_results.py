@@ -1,4 +1,7 @@
-"""What the samples of a step say, from what its backwards sent."""
+"""What the samples of a step say, from what its backwards sent.
+
+Shape suffixes: R rows, N samples.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from jacoscope.quantities import (
     sample_statistics,
     scaled,
 )
+from jacoscope.record import BatchGram
 from jacoscope.sample_backward import OpenedBackward, SampleBackward
 
 __all__ = ["SampleResults", "results_of"]
@@ -36,6 +40,8 @@ class SampleResults:
         capture: How they were captured: rules, layouts, verification, and what couples samples.
         closure: The largest relative closure error of a parameter that stood the check.
         samples: Number of samples.
+        norms: By row, ‖g_i‖ of every sample, shape (N,).
+        gram: The Gram matrix of the first backward, if it was asked for and measured.
         factor: What turns a contribution into a sample's own gradient, over N.
     """
 
@@ -45,6 +51,8 @@ class SampleResults:
     capture: Mapping[str, Any]
     closure: float
     samples: int
+    norms: Mapping[str, FloatArray]
+    gram: BatchGram | None
     factor: float
 
 
@@ -59,6 +67,7 @@ def results_of(
     window: int,
     is_mean: bool,
     ranks: bool,
+    gram_samples: int = 0,
 ) -> SampleResults:
     """Open what the backwards of a step sent, waiting for the device if need be.
 
@@ -72,6 +81,7 @@ def results_of(
         window: Batches that the loss was divided by for accumulation.
         is_mean: Whether the loss is a mean over samples.
         ranks: Whether leaderboards are wanted.
+        gram_samples: On how many samples the Gram matrix is wanted; 0 for none.
     """
     opened = [backward.open() for backward in backwards]
     samples = sum(backward.samples for backward in backwards)
@@ -83,6 +93,8 @@ def results_of(
     members = _members(parameters, groups, missing)
     statistics: dict[str, dict[str, float]] = {}
     batches = []
+    norms: dict[str, list[FloatArray]] = {}
+    gram: BatchGram | None = None
     for backward, arrays in zip(backwards, opened, strict=True):
         rows = {
             row: scaled(group_of([arrays.of[name] for name in names]), factor)
@@ -92,9 +104,13 @@ def results_of(
             found = sample_statistics(each, arrays.classes, wanted)
             known = statistics.get(row)
             statistics[row] = found if known is None else combine_statistics(known, found)
+        # What a contribution is a part of, so that samples of unequal batches compare.
+        own = backward.samples * window if is_mean else samples
+        for row, each in rows.items():
+            norms.setdefault(row, []).append(np.sqrt(np.maximum(each.sq_N, 0.0)) * own)
+        if gram_samples and gram is None and ALL in rows:
+            gram = _gram(backward, arrays, rows[ALL], own, gram_samples)
         if ALL in rows and ranks:
-            # What a contribution is a part of, so that samples of unequal batches compare.
-            own = backward.samples * window if is_mean else samples
             batches.append(_batch(backward, arrays, rows, groups, step, own))
     closure = [
         error for each in opened for name, error in each.errors.items() if name not in missing
@@ -106,6 +122,8 @@ def results_of(
         capture=backwards[0].how(),
         closure=max(closure, default=math.nan),
         samples=samples,
+        norms={row: np.concatenate(parts) for row, parts in norms.items()},
+        gram=gram,
         factor=factor,
     )
 
@@ -154,6 +172,29 @@ def _batch(
         alignments_RN=alignments,
         class_alignments_N=_class_alignments(rows[ALL].gram_NN, arrays.classes),
         thing=backward.thing,
+    )
+
+
+def _gram(
+    backward: SampleBackward, arrays: OpenedBackward, row: SampleArrays, own: int, limit: int
+) -> BatchGram | None:
+    """The Gram matrix of a backward's first samples, if it was measured."""
+    if row.gram_NN is None:
+        return None
+    shown = slice(0, limit)
+    values_NN = row.gram_NN[shown, shown] * own**2
+    eigenvalues_N = np.full(len(values_NN), np.nan)
+    if np.isfinite(values_NN).all():
+        eigenvalues_N = np.linalg.eigvalsh(values_NN)[::-1]
+    return BatchGram(
+        ids=tuple(backward.ids[shown]),
+        id_source=backward.id_source,
+        labels=None if arrays.labels is None else tuple(arrays.labels[shown]),
+        losses=None if arrays.losses is None else arrays.losses[shown],
+        samples=backward.samples,
+        row=ALL,
+        values_NN=values_NN,
+        eigenvalues_N=eigenvalues_N,
     )
 
 

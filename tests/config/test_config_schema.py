@@ -205,6 +205,8 @@ def test_to_dict_is_plain_and_complete() -> None:
             "leaderboard": 32,
             "layer_leaderboard": 5,
             "verify": 2,
+            "gram_every": 10,
+            "gram_samples": 128,
             "memory_budget": 256,
         },
         "probes": {

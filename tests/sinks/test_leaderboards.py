@@ -1,5 +1,6 @@
 """Sample leaderboards in TensorBoard: tables, pictures and the record, whatever the data hold."""
 
+import base64
 import io
 import json
 import math
@@ -20,7 +21,7 @@ import jacoscope
 from jacoscope.config import Output
 from jacoscope.faults import Faults
 from jacoscope.leaderboard import EpochBoards, Leaderboard, SampleBatch, Thing
-from jacoscope.record import PLUGIN_NAME
+from jacoscope.schema import PLUGIN_NAME
 from jacoscope.sinks import MemorySink, ScalarSink, TensorBoardSink
 
 Values = Callable[..., list[tuple[int, Any]]]
@@ -290,10 +291,10 @@ def test_images_of_any_shape(shape: tuple[int, ...]) -> None:
 
 
 def test_opacity_is_laid_on_white() -> None:
-    from jacoscope.sinks._thumbnails import _coloured
+    from jacoscope.sinks._images import coloured
 
     image = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], dtype=np.uint8)
-    assert _coloured(image).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+    assert coloured(image).tolist() == [[[10, 20, 30], [255, 255, 255]]]
 
 
 def test_a_caption_has_the_number_that_its_board_is_ranked_by() -> None:
@@ -348,7 +349,7 @@ def test_a_picture_that_fails_costs_pictures_alone(
 # The record
 
 
-def test_the_record_holds_everything_but_images(tmp_path: Path, values: Values) -> None:
+def test_the_record_holds_every_number(tmp_path: Path, values: Values) -> None:
     norms = np.ones((3, 2)) * [math.inf, 1 / 3]
     boards = _boards(["a", 2], _image, losses=np.array([math.nan, 1e300]), norms_RN=norms)
     _write(tmp_path, boards, records=True)
@@ -371,3 +372,31 @@ def test_the_record_holds_whole_texts(tmp_path: Path, values: Values) -> None:
     ((_, value),) = values(PLUGIN_NAME)
     found = json.loads(tensor_util.make_ndarray(value.tensor).item())
     assert found["boards"][0]["entries"][0]["text"] == "word " * 100
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (64, 32, 3), (200, 100, 4), (1, 1, 2)])
+def test_the_record_holds_thumbnails(
+    shape: tuple[int, ...], tmp_path: Path, values: Values
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    _write(tmp_path, _boards(["a", 2], lambda index: image), records=True)
+    ((_, value),) = values(PLUGIN_NAME)
+    images = json.loads(tensor_util.make_ndarray(value.tensor).item())["images"]
+    assert set(images) == {"a", "2"}
+    head, _, coded = images["a"].partition(",")
+    assert head == "data:image/png;base64"
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(coded))))
+    height, width = shape[:2]
+    assert max(picture.shape[:2]) == min(max(height, width), 64)
+    if shape[2] == 3:
+        np.testing.assert_array_equal(picture, image)
+
+
+def test_the_record_says_which_layers_a_sample_pushes(tmp_path: Path, values: Values) -> None:
+    norms_RN = np.array([[5.0, 0.0, math.inf], [3.0, 0.0, 1.0], [4.0, 0.0, 1.0]])
+    boards = _boards(["a", "b", "c"], norms_RN=norms_RN)
+    _write(tmp_path, boards, records=True)
+    ((_, value),) = values(PLUGIN_NAME)
+    pushes = json.loads(tensor_util.make_ndarray(value.tensor).item())["pushes"]
+    assert pushes["a"] == [["head", pytest.approx(0.64)], ["conv.0", pytest.approx(0.36)]]
+    assert pushes["b"] == pushes["c"] == []  # no gradient, or none that is finite

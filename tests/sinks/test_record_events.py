@@ -17,8 +17,9 @@ from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
 
 from jacoscope import MonitorConfig
-from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES
-from jacoscope.record import PLUGIN_NAME, SCHEMA_VERSION, StepRecord
+from jacoscope.quantities import FAMILIES, HISTOGRAM_EDGES, QUANTITIES
+from jacoscope.record import StepRecord
+from jacoscope.schema import PLUGIN_NAME, SCHEMA_VERSION
 from jacoscope.selection import select
 from jacoscope.sinks import RunInfo
 from jacoscope.sinks._events import add_values, tensor_value, text_value
@@ -75,8 +76,11 @@ def test_accumulator_gives_back_every_value(write: Train, tiny: type, tmp_path: 
     expected = _tags(write(tiny(), _CONFIG))
     accumulator = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
     assert set(expected) < set(accumulator.Tags()["tensors"])
-    assert set(accumulator.PluginTagToContent(PLUGIN_NAME)) == {
+    ours = set(accumulator.PluginTagToContent(PLUGIN_NAME))
+    (headline,) = (tag for tag in ours if tag.startswith("jacoscope/sensitivity/.headline/"))
+    assert ours == {
         *expected,
+        headline,
         *(f"jacoscope/sensitivity/.{name}" for name in ("steps", "status", "run")),
     }
     for tag, by_step in expected.items():
@@ -101,7 +105,7 @@ def test_metadata_stand_in_the_first_event_of_a_tag_alone(
         if value.HasField("metadata"):
             assert value.metadata.data_class == DATA_CLASS_TENSOR
             assert value.metadata.plugin_data.plugin_name == PLUGIN_NAME == "jacoscope"
-    assert len(seen) == 6
+    assert len(seen) == 7
 
 
 def test_metadata_say_what_the_axis_is(write: Train, tiny: type, tmp_path: Path) -> None:
@@ -120,6 +124,10 @@ def test_metadata_say_what_the_axis_is(write: Train, tiny: type, tmp_path: Path)
             "title": quantity.title,
             "unit": quantity.unit,
             "log": quantity.is_log,
+            "family": next(f for f, each in FAMILIES.items() if quantity in each),
+            "definition": quantity.formula,
+            "reading": quantity.reading,
+            "source": quantity.source,
             "names": list(item.axis.names),
             "layers": list(item.axis.layers),
             "kinds": list(item.axis.kinds),
@@ -135,6 +143,22 @@ def test_metadata_say_what_the_axis_is(write: Train, tiny: type, tmp_path: Path)
     for name in ("steps", "status", "run"):
         tag = f"jacoscope/sensitivity/.{name}"
         assert contents[tag] == {"version": SCHEMA_VERSION, "quantity": f".{name}"}
+    (schema,) = (each for tag, each in contents.items() if "/.headline/" in tag)
+    assert schema["names"] == list(records[0].headline)
+    assert dict(zip(schema["names"], schema["units"], strict=True))["grad_norm"] == (
+        QUANTITIES["grad_norm"].unit
+    )
+    assert "" not in schema["titles"]
+
+
+def test_the_headline_stands_in_the_record(write: Train, tiny: type, tmp_path: Path) -> None:
+    records = write(tiny(), _CONFIG)
+    accumulator = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    (tag,) = (tag for tag in accumulator.Tags()["tensors"] if "/.headline/" in tag)
+    names = json.loads(accumulator.SummaryMetadata(tag).plugin_data.content)["names"]
+    for record, event in zip(records, accumulator.Tensors(tag), strict=True):
+        values = tensor_util.make_ndarray(event.tensor_proto).tolist()
+        assert dict(zip(names, values, strict=True)) == pytest.approx(record.headline, nan_ok=True)
 
 
 def test_there_is_one_event_file_and_one_event_per_step(

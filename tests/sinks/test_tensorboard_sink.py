@@ -54,6 +54,9 @@ def test_everything_off_writes_nothing(write: Train, values: Values, tiny: type)
     assert values() == []
 
 
+_NAMED = "jacoscope/sensitivity/.headline/"
+
+
 def test_defaults_write_what_is_documented(write: Train, values: Values, tiny: type) -> None:
     records = write(tiny(), _config())
     full = {f"jacoscope/sensitivity/{i.quantity}/{i.axis.digest}" for i in records[0].records}
@@ -62,9 +65,11 @@ def test_defaults_write_what_is_documented(write: Train, values: Values, tiny: t
         f"sensitivity/{name}"
         for name in ("grad_norm", "grad_rms_spread", "update_norm", "weight_norm")
     } | {"sensitivity/update_ratio", "sensitivity/coverage"}
+    (named,) = (tag for tag in _tags(values()) if tag.startswith(_NAMED))
     assert _tags(values()) == {
         *headline,
         *full,
+        named,
         *(f"jacoscope/sensitivity/.{name}" for name in ("steps", "status", "run")),
         "sensitivity_layers_by_step/grad_rms",
         "sensitivity_layers_by_step/update_ratio",
@@ -104,7 +109,7 @@ def test_an_option_alone_writes_its_own_tags(
 def test_records_alone_write_the_full_record(write: Train, values: Values, tiny: type) -> None:
     write(tiny(), _config(**_OFF | {"records": True}))
     tags = _tags(values())
-    assert len(tags) == len(_ALL) + 3
+    assert len(tags) == len(_ALL) + 4
     assert all(tag.startswith("jacoscope/sensitivity/") for tag in tags)
 
 

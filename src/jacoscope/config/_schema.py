@@ -184,6 +184,9 @@ class Samples:
         layer_leaderboard: How many samples the leaderboard of each layer has.
         verify: How many samples to check by masked back-propagation whenever the structure of the
             graph is new.
+        gram_every: Record the Gram matrix g_i·g_k of every n-th captured batch, the first included,
+            where quantities need that matrix anyway; ``null`` for none.
+        gram_samples: On how many of the batch's samples, the first ones.
         memory_budget: Megabytes that temporary tensors may take.
 
     Raises:
@@ -201,12 +204,16 @@ class Samples:
     leaderboard: int = 32
     layer_leaderboard: int = 5
     verify: int = 2
+    gram_every: int | None = 10
+    gram_samples: int = 128
     memory_budget: int = 256
 
     def __post_init__(self) -> None:
         coerce_fields(self)
         least = {
             "batch_size": 1,
+            "gram_every": 1,
+            "gram_samples": 2,
             "memory_budget": 1,
             "batch_dim": 0,
             "verify": 0,

@@ -5,6 +5,7 @@ Shape suffixes: N samples.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import nan
 from typing import Literal, TypeAlias
@@ -123,6 +124,8 @@ class EpochBoards:
         columns: The numbers of all samples seen, or of those with the largest norms.
         omitted: How many samples the columns leave out.
         last_layer: The layer that ``columns.last_layer_norms`` is over; ``None`` if there was none.
+        pushes: By sample on a board of all layers, the layers that have most of its gradient, each
+            with its share of ‖g_i‖², largest first.
     """
 
     epoch: int
@@ -133,3 +136,4 @@ class EpochBoards:
     columns: SampleColumns
     omitted: int = 0
     last_layer: str | None = None
+    pushes: Mapping[SampleId, tuple[tuple[str, float], ...]] = field(default_factory=dict)

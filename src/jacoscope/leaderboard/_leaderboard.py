@@ -16,6 +16,7 @@ from jacoscope.leaderboard._boards import Board, Entry, EpochBoards, SampleColum
 from jacoscope.leaderboard._epoch import Epoch, order
 from jacoscope.leaderboard._layers import LayerLeaders
 from jacoscope.leaderboard._means import RunningMeans
+from jacoscope.leaderboard._pushes import pushes_of
 from jacoscope.leaderboard._rankings import RANKINGS, scores_of
 from jacoscope.leaderboard._standing import Standing
 from jacoscope.quantities import FloatArray
@@ -64,6 +65,7 @@ class Leaderboard:
         self._layers = LayerLeaders(self._layers_size)
         self._standings = {ranking.name: Standing(_RESERVE * self._size) for ranking in RANKINGS}
         self._things: dict[SampleId, Thing] = {}
+        self._pushes: dict[SampleId, tuple[tuple[str, float], ...]] = {}
 
     def add(self, batch: SampleBatch) -> None:
         """Take up the samples of a captured backward."""
@@ -87,13 +89,15 @@ class Leaderboard:
             standing.take([(names[place], float(scores_N[place])) for place in leading], came)
 
     def _take_things(self, batch: SampleBatch, indices: Mapping[SampleId, int]) -> None:
-        """Ask for the samples on a board, as they are now, and let go of those far from one."""
+        """Keep what is shown of the samples on a board, as they are now; let go of the others."""
         leaders = [standing.names for standing in self._standings.values()]
         near = {name for names in leaders for name in names}
         self._things = {name: thing for name, thing in self._things.items() if name in near}
+        self._pushes = {name: push for name, push in self._pushes.items() if name in near}
         for name in dict.fromkeys(name for names in leaders for name in names[: self._size]):
             if name not in indices:
                 continue
+            self._pushes[name] = pushes_of(batch, indices[name])
             thing = batch.thing(indices[name])
             if thing is None:
                 self._things.pop(name, None)
@@ -122,6 +126,7 @@ class Leaderboard:
             if (entries := self._entries(places_N[: self._size], scores_N, numbers))
         ]
         by_norm_N = order_KN[0][:_COLUMNS_LIMIT]
+        shown = dict.fromkeys(entry.id for board in boards for entry in board.entries)
         result = EpochBoards(
             epoch=epoch,
             step=step,
@@ -131,6 +136,7 @@ class Leaderboard:
             columns=self._columns(by_norm_N, numbers),
             omitted=len(seen) - len(by_norm_N),
             last_layer=seen.last_layer,
+            pushes={name: self._pushes[name] for name in shown if name in self._pushes},
         )
         self._begin()
         return result

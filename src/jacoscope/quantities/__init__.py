@@ -21,6 +21,7 @@ from jacoscope.quantities._sample_statistics import (
 from jacoscope.quantities._statistics import STATISTICS, Block, Statistic
 from jacoscope.quantities._table import (
     FAMILIES,
+    FAMILY_OF,
     PROBES,
     QUANTITIES,
     inputs_of,
@@ -28,12 +29,20 @@ from jacoscope.quantities._table import (
     is_probed,
     statistics_for,
 )
-from jacoscope.quantities.headline import HEADLINES, PROBE_HEADLINES, SAMPLE_HEADLINES, Headline
+from jacoscope.quantities.headline import (
+    HEADLINES,
+    PROBE_HEADLINES,
+    SAMPLE_HEADLINES,
+    Headline,
+    headline_title,
+    headline_unit,
+)
 from jacoscope.quantities.histogram import HISTOGRAM_BINS, HISTOGRAM_EDGES
 from jacoscope.quantities.noise import noise_parts
 
 __all__ = [
     "FAMILIES",
+    "FAMILY_OF",
     "HEADLINES",
     "HISTOGRAM_BINS",
     "HISTOGRAM_EDGES",
@@ -58,6 +67,8 @@ __all__ = [
     "block_buffer_bytes",
     "combine_statistics",
     "group_of",
+    "headline_title",
+    "headline_unit",
     "inputs_of",
     "is_per_sample",
     "is_probed",

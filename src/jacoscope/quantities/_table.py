@@ -26,6 +26,7 @@ from jacoscope.quantities.update import UPDATE_QUANTITIES
 
 __all__ = [
     "FAMILIES",
+    "FAMILY_OF",
     "PROBES",
     "QUANTITIES",
     "inputs_of",
@@ -55,6 +56,11 @@ QUANTITIES: dict[QuantityName, Quantity] = {
 }
 """Every quantity by its name, in the order of the documentation."""
 
+
+FAMILY_OF: dict[QuantityName, str] = {
+    quantity.name: family for family, quantities in FAMILIES.items() for quantity in quantities
+}
+"""The family of every quantity."""
 
 PROBES: Mapping[str, frozenset[QuantityName]] = {
     family: frozenset(quantity.name for quantity in FAMILIES[family])

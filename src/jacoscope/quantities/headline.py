@@ -8,10 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from jacoscope.config import QuantityName
-from jacoscope.quantities._quantity import FloatArray
+from jacoscope.quantities._quantity import FloatArray, Quantity
 from jacoscope.quantities._table import QUANTITIES
 
-__all__ = ["HEADLINES", "PROBE_HEADLINES", "SAMPLE_HEADLINES", "Headline"]
+__all__ = [
+    "HEADLINES",
+    "PROBE_HEADLINES",
+    "SAMPLE_HEADLINES",
+    "Headline",
+    "headline_title",
+    "headline_unit",
+]
 
 Statistics = Mapping[str, FloatArray]
 
@@ -165,3 +172,36 @@ PROBE_HEADLINES: tuple[QuantityName, ...] = (
     "interaction_change",
 )
 """The probes' quantities that are also scalars on the whole model, where they are asked for."""
+
+_TITLES = {
+    "grad_rms_spread": "Spread of gradient RMS over parameters",
+    "saliency": "Saliency of all weights",
+    "coverage": "Coverage",
+    "sample_closure": "Largest closure error",
+    "sample_coverage": "Coverage of per-sample gradients",
+    "sample_count": "Samples in the batch",
+    "probe_seconds": "Wall time of a step's probes",
+}
+_UNITS = {
+    "coverage": "1",
+    "sample_closure": "1",
+    "sample_coverage": "1",
+    "sample_count": "samples",
+    "probe_seconds": "s",
+}
+
+
+def headline_title(name: str) -> str:
+    """What a headline scalar is called in pictures."""
+    quantity = _QUANTITIES_BY_NAME.get(name)
+    return _TITLES.get(name) or (name if quantity is None else quantity.title)
+
+
+def headline_unit(name: str) -> str:
+    """The unit of a headline scalar, empty where it is not known."""
+    units = {headline.name: headline.unit for headline in HEADLINES}
+    quantity = _QUANTITIES_BY_NAME.get(name)
+    return units.get(name) or _UNITS.get(name) or ("" if quantity is None else quantity.unit)
+
+
+_QUANTITIES_BY_NAME: Mapping[str, Quantity] = {str(name): q for name, q in QUANTITIES.items()}

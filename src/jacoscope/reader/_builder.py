@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 from tensorboard.util import tensor_util
 
+from jacoscope.reader._grams import grams_of
 from jacoscope.reader._probes import ProbedSteps
 from jacoscope.reader._run import Histogram, Run
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["RunBuilder"]
+
+_OF_SAMPLES = (".sample_quantiles", ".gram", ".gram_spectrum")
+"""Tensors of captured steps; all others are of probes."""
 
 
 class RunBuilder:
@@ -34,8 +38,11 @@ class RunBuilder:
         self._samples: dict[int, dict[str, Any]] = {}
         self._probed: set[str] = set()
         self._probes: dict[int, dict[str, Any]] = {}
-        self._probe_tensors: dict[str, dict[int, tuple[tuple[str, ...], npt.NDArray[Any]]]] = {}
+        self._tensors: dict[str, dict[int, tuple[tuple[str, ...], npt.NDArray[Any]]]] = {}
         self._errors: dict[str, dict[int, dict[str, float]]] = {}
+        self._headline: dict[int, dict[str, float]] = {}
+        self._batches: dict[int, dict[str, Any]] = {}
+        self._quantiles: tuple[float, ...] = ()
 
     def add(
         self, step: int, wall_time: float, tag: str, schema: dict[str, Any], value: Any
@@ -58,9 +65,15 @@ class RunBuilder:
         elif tag.startswith(".error/"):
             row = self._errors.setdefault(schema["of"], {}).setdefault(step, {})
             row.update(zip(schema["names"], array.tolist(), strict=True))
+        elif tag == ".gram_batch":
+            self._batches[step] = json.loads(array.item())
+        elif tag.startswith(".headline/"):
+            scalars = zip(schema["names"], array.tolist(), strict=True)
+            self._headline.setdefault(step, {}).update(scalars)
         elif tag.startswith("."):
+            self._quantiles = tuple(schema.get("quantiles", self._quantiles))
             rows = tuple(schema.get("names", ()))
-            self._probe_tensors.setdefault(schema["quantity"], {})[step] = rows, array
+            self._tensors.setdefault(schema["quantity"], {})[step] = rows, array
         else:
             self._take(step, schema, array)
 
@@ -74,14 +87,18 @@ class RunBuilder:
                 columns.pop(step, None)
         for histogram in self._histograms.values():
             histogram.counts.pop(step, None)
+        for name in _OF_SAMPLES:
+            self._tensors.get(name, {}).pop(step, None)
+        self._batches.pop(step, None)
         self._note_status(step)
 
     def _begin_probe(self, step: int) -> None:
         for quantity in self._probed:
             self._columns.get(quantity, {}).pop(step, None)
             self._errors.get(quantity, {}).pop(step, None)
-        for tensors in self._probe_tensors.values():
-            tensors.pop(step, None)
+        for name, tensors in self._tensors.items():
+            if name not in _OF_SAMPLES:
+                tensors.pop(step, None)
 
     def _note_status(self, step: int) -> None:
         self._steps.setdefault(step, {}).update(self._status.get("gradient", {}))
@@ -147,8 +164,11 @@ class RunBuilder:
             self._described,
             self._samples,
             self._status.get("samples", {}),
-            ProbedSteps(self._probes, self._probe_tensors),
+            ProbedSteps(self._probes, self._tensors),
             {quantity: _frame(rows) for quantity, rows in self._errors.items()},
+            _frame(self._headline),
+            grams_of(self._batches, self._tensors),
+            (self._tensors.get(".sample_quantiles", {}), self._quantiles),
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from jacoscope.record import PLUGIN_NAME, SCHEMA_VERSION
+from jacoscope.schema import PLUGIN_NAME, SCHEMA_VERSION
 
 __all__ = ["TAG_PREFIX", "natural_order", "recorded_values"]
 

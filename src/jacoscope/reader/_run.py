@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from jacoscope.errors import nearest
+from jacoscope.reader._grams import Gram, quantile_frame
 from jacoscope.reader._probes import ProbedSteps
 from jacoscope.reader._samples import board_frame, sample_frame
 
@@ -47,6 +48,11 @@ class Run:
             weight, spectra, saliency; see :class:`~jacoscope.reader._probes.ProbedSteps`.
         standard_errors: By quantity, the standard errors of values that are estimates from random
             cotangents, as a frame like the quantity's own.
+        headline: One row per captured or probed step, one column per headline scalar, and
+            ``sample_count``, the number of samples in the captured batch; ``nan`` where a step does
+            not have it.
+        grams: By step, the Gram matrices of captured batches that were recorded whole; see
+            :class:`~jacoscope.reader._grams.Gram`.
         leaderboards: One row per epoch, board and place: the samples that stand out. ``layer`` is
             that of a layer's board, whose norms and alignments are over the layer alone.
     """
@@ -65,12 +71,18 @@ class Run:
         capture: Mapping[str, Any],
         probes: ProbedSteps,
         standard_errors: dict[str, pd.DataFrame],
+        headline: pd.DataFrame,
+        grams: dict[int, Gram],
+        quantiles: tuple[Mapping[int, tuple[tuple[str, ...], npt.NDArray[Any]]], tuple[float, ...]],
     ) -> None:
         import pandas as pd
 
         self.path = path
         self.probes = probes
         self.standard_errors = standard_errors
+        self.headline = headline
+        self.grams = grams
+        self._quantiles = quantiles
         self.capture = pd.DataFrame(
             [
                 (name, rule, capture["layouts"].get(name), capture["verification"].get(name))
@@ -125,6 +137,18 @@ class Run:
             hint = nearest(parameter, self._histograms)
             raise KeyError(f"the run has no histogram of {parameter!r}; {hint}")
         return self._histograms[parameter].frame()
+
+    def sample_norm_quantiles(self, row: str = "(all)") -> pd.DataFrame:
+        """Quantiles of the per-sample gradient norms ‖g_i‖ over the samples of each captured step.
+
+        Args:
+            row: A parameter, or what is measured as a whole: ``(all)``, ``layer NAME``.
+        """
+        steps, quantiles = self._quantiles
+        rows = dict.fromkeys(name for names, _ in steps.values() for name in names)
+        if row not in rows:
+            raise KeyError(f"the run has no sample norms of {row!r}; {nearest(row, rows)}")
+        return quantile_frame(steps, quantiles, row)
 
     def to_frame(self) -> pd.DataFrame:
         """Everything in long form: columns step, epoch, quantity, parameter, layer, value."""

@@ -19,7 +19,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_STRING
 
-from jacoscope.record import PLUGIN_NAME
+from jacoscope.schema import PLUGIN_NAME
 
 __all__ = ["EventWriter", "add_values", "tensor_value", "text_value"]
 

@@ -7,8 +7,12 @@ Tags, with the monitor's group and the digest of the axis:
 - ``jacoscope/GROUP/.steps``: the epoch of every captured step, shape (1,).
 - ``jacoscope/GROUP/.status``: a text, written when it changes: which gradient the numbers are of,
   and what is missing and why.
-- ``jacoscope/GROUP/.samples``: a text per epoch, at its last step: the sample leaderboards and the
-  numbers of all samples seen, without images.
+- ``jacoscope/GROUP/.headline/DIGEST``: the headline scalars and the number of samples, (H,).
+- ``jacoscope/GROUP/.sample_quantiles/DIGEST``: quantiles of ‖g_i‖ over the step's samples, (R, 7).
+- ``jacoscope/GROUP/.gram``, ``.gram_spectrum``: g_i·g_k of a batch, (N, N), and its eigenvalues,
+  (N,), at some steps; ``.gram_batch``: a text: which samples these are.
+- ``jacoscope/GROUP/.samples``: a text per epoch, at its last step: the sample leaderboards with
+  thumbnails, and the numbers of all samples seen.
 - ``jacoscope/GROUP/.probes``: the epoch of every probed step, shape (1,).
 - ``jacoscope/GROUP/.probe``: a text per probe: how it went, what is missing and why, all else equal
   with its single weights, what was allocated, what the saliency is of.
@@ -32,12 +36,19 @@ import numpy.typing as npt
 
 from jacoscope.leaderboard import EpochBoards
 from jacoscope.probe_record import ProbeRecord
-from jacoscope.quantities import HISTOGRAM_EDGES, QUANTITIES
-from jacoscope.record import SCHEMA_VERSION, Record, StepRecord
+from jacoscope.quantities import FAMILY_OF, HISTOGRAM_EDGES, QUANTITIES
+from jacoscope.record import Record, StepRecord
+from jacoscope.schema import SCHEMA_VERSION
 from jacoscope.sinks._events import EventWriter, add_values, tensor_value, text_value
 from jacoscope.sinks._probe_events import describe_probe, probe_tensors
 from jacoscope.sinks._sample_record import describe_boards
 from jacoscope.sinks._sink import RunInfo
+from jacoscope.sinks._step_events import (
+    RecordedTensor,
+    describe_gram,
+    headline_tensor,
+    sample_tensors,
+)
 
 __all__ = ["RecordEvents", "describe_run"]
 
@@ -69,6 +80,13 @@ class RecordEvents:
         for item in record.records:
             tag = f"{self._prefix}/{item.quantity}/{item.axis.digest}"
             values.append(self._tensor(tag, _stored(item, record.dtype), _schema(item)))
+        values += self._named(headline_tensor(record.headline, record.samples), np.float64)
+        if record.samples is not None:
+            for tensor in sample_tensors(record.samples):
+                values += self._named(tensor, record.dtype)
+            if record.samples.gram is not None:
+                described = describe_gram(record.samples.gram, record.epoch)
+                values.append(self._text(".gram_batch", _compact(described)))
         if self._run is not None:
             values.append(self._text(".run", self._run))
             self._run = None
@@ -92,6 +110,7 @@ class RecordEvents:
                 schema = {**schema, "quantity": ".error", "of": item.quantity}
                 errors = item.errors.astype(np.float64)
                 values.append(self._tensor(f"{self._prefix}/.error/{place}", errors, schema))
+        values += self._named(headline_tensor(record.headline), np.float64)
         for tensor in probe_tensors(record):
             array = tensor.values.astype(record.dtype)
             if tensor.name == ".saliency_things":
@@ -106,16 +125,24 @@ class RecordEvents:
         if self._run is not None:
             values.append(self._text(".run", self._run))
             self._run = None
-        text = json.dumps(describe_probe(record), separators=(",", ":"), allow_nan=False)
-        values.append(self._text(".probe", text))
+        values.append(self._text(".probe", _compact(describe_probe(record))))
         add_values(self._writer, values, record.step)
 
     def write_boards(self, boards: EpochBoards) -> None:
         """Write the samples of an epoch as an event of their own."""
         # Ids may hold characters that have no encoding, such as those of damaged file names; JSON
         # in ASCII does.
-        text = json.dumps(describe_boards(boards), separators=(",", ":"), allow_nan=False)
+        text = _compact(describe_boards(boards))
         add_values(self._writer, [self._text(".samples", text)], boards.step)
+
+    def _named(self, tensor: RecordedTensor | None, dtype: npt.DTypeLike) -> list[Any]:
+        if tensor is None:
+            return []
+        tag = f"{self._prefix}/{tensor.name}"
+        if tensor.rows:
+            tag += f"/{_digest(tensor.rows)}"
+        schema = {"quantity": tensor.name, "names": tensor.rows, **tensor.schema}
+        return [self._tensor(tag, tensor.values.astype(dtype), schema)]
 
     def _tensor(self, tag: str, array: Any, schema: dict[str, Any]) -> Any:
         return tensor_value(tag, array, self._first(tag, schema))
@@ -129,6 +156,10 @@ class RecordEvents:
             return None
         self._described.add(tag)
         return json.dumps({"version": SCHEMA_VERSION, **schema}, ensure_ascii=False).encode()
+
+
+def _compact(described: dict[str, Any]) -> str:
+    return json.dumps(described, separators=(",", ":"), allow_nan=False)
 
 
 def _digest(names: tuple[str, ...]) -> str:
@@ -184,6 +215,10 @@ def _schema(record: Record) -> dict[str, Any]:
         "title": quantity.title,
         "unit": quantity.unit,
         "log": quantity.is_log,
+        "family": FAMILY_OF[quantity.name],
+        "definition": quantity.formula,
+        "reading": quantity.reading,
+        "source": quantity.source,
         "names": record.axis.names,
         "layers": record.axis.layers,
         "kinds": record.axis.kinds,

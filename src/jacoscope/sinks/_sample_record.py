@@ -6,12 +6,13 @@ from math import isfinite, isnan
 from typing import Any
 
 from jacoscope.leaderboard import Entry, EpochBoards
+from jacoscope.sinks._images import data_url
 
 __all__ = ["describe_boards"]
 
 
 def describe_boards(boards: EpochBoards) -> dict[str, Any]:
-    """Everything but images.
+    """Everything, with images as thumbnails.
 
     Numbers have nine digits, which is single precision; ``None`` is not a number, and infinity is
     the text ``inf``.
@@ -48,7 +49,23 @@ def describe_boards(boards: EpochBoards) -> dict[str, Any]:
             "last_layer_norm": _numbers(columns.last_layer_norms),
             "step": columns.steps,
         },
+        "images": _images(boards),
+        "pushes": {
+            str(name): [[layer, _plain(share)] for layer, share in layers]
+            for name, layers in boards.pushes.items()
+        },
     }
+
+
+def _images(boards: EpochBoards) -> dict[str, str]:
+    """By sample on a board, its thumbnail as a data URL."""
+    things = {
+        entry.id: entry.thing
+        for board in boards.boards
+        for entry in board.entries
+        if entry.thing is not None and not isinstance(entry.thing, str)
+    }
+    return {str(name): data_url(thing) for name, thing in things.items() if thing.size}
 
 
 def _entry(entry: Entry) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from jacoscope.leaderboard import Board, Entry, EpochBoards
+from jacoscope.sinks._images import coloured
 from jacoscope.sinks._words import cut, cut_name, one_line
 
 __all__ = ["draw_thumbnails"]
@@ -93,7 +94,7 @@ def _paste(canvas: npt.NDArray[np.uint8], left: int, top: int, entry: Entry) -> 
 
 def _fitted(thing: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The image in three colours and at a thumbnail's size."""
-    image = Image.fromarray(_coloured(thing))
+    image = Image.fromarray(coloured(thing))
     longest = max(image.size)
     if longest <= _SIDE:
         factor = _SIDE // longest
@@ -102,18 +103,6 @@ def _fitted(thing: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     shares = (side * _SIDE / longest for side in image.size)
     width, height = (max(1, round(share)) for share in shares)
     return np.asarray(image.resize((width, height), Image.Resampling.BOX))
-
-
-def _coloured(thing: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Red, green and blue of an image of any number of channels, shape (height, width, 3)."""
-    channels = thing.shape[2]
-    if channels < 3:  # grey, perhaps with something beside it
-        return np.repeat(thing[..., :1], 3, axis=2)
-    if channels == 4:  # the fourth is opacity
-        opacity = thing[..., 3:] / 255
-        blended = thing[..., :3] * opacity + 255 * (1 - opacity)
-        return blended.round().astype(np.uint8)
-    return np.ascontiguousarray(thing[..., :3])
 
 
 def _caption(board: Board, entry: Entry) -> list[str]:
