@@ -17,6 +17,10 @@ import yaml
 from docstring_parser import parse
 
 from jacoscope.config import (
+    ALERT_REASONS,
+    DEFAULT_ALERTS,
+    AlertRule,
+    HeadlineName,
     LayerRule,
     MonitorConfig,
     Output,
@@ -64,12 +68,14 @@ With GROUP from `output.group` (`sensitivity` by default):
 | `GROUP_gradients/PARAMETER` | Histograms, Distributions | bins | `grad_histogram` is watched and `output.histograms` (default) |
 | `GROUP_parameters_QUANTITY/PARAMETER` | Scalars | scalar | quantities in `output.layer_scalars` |
 | `GROUP/about` | Text | text | `output.card` (default) |
+| `GROUP/alerts` | Text | table | a rule of `alerts` tells of something |
 | `jacoscope/GROUP/QUANTITY/AXIS` | Sensitivity; `jacoscope.read_run` | (L,), or (L, N) for histograms | `output.records` (default) |
 | `GROUP_all_else_equal/step` | Text | table | a step is probed for all else equal |
 | `GROUP_all_else_equal/waterfall`, `allocation` | Images | pictures | the same, unless `output.pictures` is empty |
 | `GROUP_outputs/saliency`, `ntk_spectrum`, `sensitivity_by_layer` | Images | pictures | outputs are probed, unless `output.pictures` is empty |
 | `GROUP_outputs/about` | Text | how the probes went, what is missing and why | a step is probed; written when it changes |
 | `jacoscope/GROUP/.probes`, `.probe`, `.error/…`, `.ntk_spectrum/…`, … | Sensitivity; `jacoscope.read_run` | epoch; reasons and tables; standard errors; spectra; … | a step is probed |
+| `jacoscope/GROUP/.alerts` | Sensitivity; `jacoscope.read_run` | what is beyond its bound | a rule of `alerts` tells of something |
 | `jacoscope/GROUP/.headline/…` | Sensitivity; `jacoscope.read_run` | the headline scalars and `sample_count` | `output.records` (default) |
 | `jacoscope/GROUP/.sample_quantiles/…` | Sensitivity; `jacoscope.read_run` | quantiles of ‖gᵢ‖ over the samples, (rows, 7) | per-sample quantities are watched |
 | `jacoscope/GROUP/.gram`, `.gram_spectrum`, `.gram_batch` | Sensitivity; `jacoscope.read_run` | gᵢ·gₖ of a batch, (N, N); its eigenvalues, (N,); its samples | every `samples.gram_every`-th captured batch, where quantities need the matrix |
@@ -230,6 +236,43 @@ experiment.yaml` shows which rule takes which parameter, before anything runs.
 """
 
 
+ALERTS = """\
+## Alerts
+
+A rule looks at every captured or probed step. What it tells of goes to the log (`jacoscope`), to the Text tab
+(`GROUP/alerts`), to the Sensitivity tab, to `run.alerts`, and to the function that `on_alert` names.
+
+```yaml
+alerts:
+  - {name: vanishing, quantity: grad_rms, match: encoder, below: 1.0e-5, of: median, captures: 5}
+  - {name: diverged, headline: grad_norm, above: 1000, of: past, severity: alert, stop: true}
+```
+
+These replace the default rules; write `alerts: []` for none. One is told of a row once, and again when it has
+been within its bounds in between. The default rules, those idle whose quantity is not measured:
+
+| name | told when | for | why |
+|---|---|---|---|"""
+
+
+def _default_alerts() -> list[str]:
+    rows = []
+    for rule in DEFAULT_ALERTS:
+        of = {"value": "", "median": " × the median over rows", "past": " × the row's mean so far"}
+        bounds = [
+            f"{side} {bound:g}{of.get(rule.of, ' × the batch size')}"
+            for side, bound in (("above", rule.above), ("below", rule.below))
+            if bound is not None
+        ]
+        where = f" of {rule.kind}s" if rule.kind else ""
+        what = f"`{rule.quantity or rule.headline}`{where} is {' or '.join(bounds)}"
+        captures = f"{rule.captures} captures" if rule.captures > 1 else "1 capture"
+        rows.append(
+            f"| {rule.name} ({rule.severity}) | {what} | {captures} | {ALERT_REASONS[rule.name]} |"
+        )
+    return rows
+
+
 def configuration_page() -> str:
     """The page on the configuration."""
     defaults = yaml.safe_dump(MonitorConfig().to_dict(), sort_keys=False, allow_unicode=True)
@@ -242,11 +285,14 @@ def configuration_page() -> str:
         (Probes, "`probes`"),
         (ProbeSchedule, "`probes.schedule`"),
         (Output, "`output`"),
+        (AlertRule, "A rule in `alerts`"),
     ):
         lines += [f"## {title}", "", _summary(cls), ""]
         lines += ["| option | type | default | meaning |", "|---|---|---|---|", *_rows(cls), ""]
         if cls is LayerRule:
             lines += [EXAMPLE]
+        if cls is AlertRule:
+            lines += [ALERTS, *_default_alerts(), ""]
     return "\n".join(lines)
 
 
@@ -264,7 +310,9 @@ def _rows(cls: type) -> list[str]:
     rows = []
     for field in dataclasses.fields(cls):
         default = field.default
-        if dataclasses.is_dataclass(default):
+        if default is dataclasses.MISSING:
+            shown = "required"
+        elif dataclasses.is_dataclass(default):
             shown = "see below"
         else:
             shown = (
@@ -281,7 +329,9 @@ def _type(hint: object) -> str:
     args = typing.get_args(hint)
     origin = typing.get_origin(hint)
     if origin is typing.Literal:
-        return ", ".join(map(str, args)) if len(args) <= 5 else "quantity name"
+        if len(args) <= 5:
+            return ", ".join(map(str, args))
+        return "scalar name" if hint is HeadlineName else "quantity name"
     if origin is tuple:
         return f"list of {_type(args[0])}"
     if dataclasses.is_dataclass(hint):
@@ -290,7 +340,7 @@ def _type(hint: object) -> str:
         return "callable"
     if args:
         return " or ".join(_type(arg) for arg in args if arg is not type(None))
-    return {"str": "text", "int": "whole number", "bool": "true or false"}.get(
+    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false"}.get(
         getattr(hint, "__name__", ""), str(hint)
     )
 

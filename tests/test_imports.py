@@ -37,6 +37,7 @@ _ORDER = [
         "captured_samples",
         "captured_step",
         "probe_record",
+        "alerts",
         "probe_plan",
         "output_probe",
         "loss_probe",
@@ -60,7 +61,7 @@ _BESIDE: dict[str, list[str]] = {
     "reader": ["errors", "schema"],
     "demos": [],
     "__init__": [
-        *("config", "errors", "faults", "_version", "capturing", "probing"),
+        *("alerts", "config", "errors", "faults", "_version", "capturing", "probing"),
         *("monitor", "reader", "callback"),
     ],
 }

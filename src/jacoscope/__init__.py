@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any
 from jacoscope._version import __version__
 
 if TYPE_CHECKING:
+    from jacoscope.alerts import Alert
     from jacoscope.callback import SensitivityMonitor
     from jacoscope.capturing import Jacobians, ParameterJacobian, Verification, capture, verify
-    from jacoscope.config import LayerRule, MonitorConfig, Output, Probes, Samples, Schedule
+    from jacoscope.config import (
+        AlertRule,
+        LayerRule,
+        MonitorConfig,
+        Output,
+        Probes,
+        Samples,
+        Schedule,
+    )
     from jacoscope.errors import ConfigError
     from jacoscope.faults import MonitorWarning
     from jacoscope.monitor import Monitor
@@ -29,6 +38,8 @@ if TYPE_CHECKING:
     from jacoscope.reader import Run, read_run
 
 __all__ = [
+    "Alert",
+    "AlertRule",
     "AllElseEqual",
     "ConfigError",
     "Jacobians",
@@ -62,9 +73,18 @@ __all__ = [
 # A name is imported when it is asked for: TensorBoard reads records through a part of this package
 # and must not load PyTorch for it, nor a plain training loop Lightning.
 _HOMES = {
+    "alerts": ("Alert",),
     "callback": ("SensitivityMonitor",),
     "capturing": ("Jacobians", "ParameterJacobian", "Verification", "capture", "verify"),
-    "config": ("LayerRule", "MonitorConfig", "Output", "Probes", "Samples", "Schedule"),
+    "config": (
+        "AlertRule",
+        "LayerRule",
+        "MonitorConfig",
+        "Output",
+        "Probes",
+        "Samples",
+        "Schedule",
+    ),
     "errors": ("ConfigError",),
     "faults": ("MonitorWarning",),
     "monitor": ("Monitor",),

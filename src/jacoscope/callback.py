@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +25,7 @@ from jacoscope._sampler import SampledIndices
 from jacoscope._training_loss import TrainingLoss, loss_withheld_reason
 from jacoscope.config import (
     DEFAULT_QUANTITIES,
+    AlertRule,
     LayerRule,
     MonitorConfig,
     Output,
@@ -75,6 +76,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
     - ``GROUP_layers_by_step/QUANTITY``: layer × step pictures.
     - ``GROUP_gradients/PARAMETER``: histograms, where ``grad_histogram`` is watched.
     - ``GROUP_parameters_QUANTITY/PARAMETER``: scalars per parameter, where asked for.
+    - ``GROUP/alerts``: a table of what went beyond its bounds.
     - ``GROUP/about``: a text card that explains all of it, with units and definitions.
     - the full record, which :func:`jacoscope.read_run` returns as pandas frames.
 
@@ -89,6 +91,11 @@ class SensitivityMonitor(Callback, _OtherCallback):
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.
+        alerts: What to be told of; by default (``null``) non-finite, exploding, vanishing and dead
+            gradients, updates far too fast or slow, batches that are nearly all noise, and lost
+            coverage.
+        on_alert: Import path ``package.module.function``, or in Python a callable, called with a
+            ``jacoscope.Alert`` (step, name, severity, rows, sentence) for each.
         on_error: What a fault inside the monitor does: ``warn`` warns once, drops what failed and
             goes on; ``raise`` stops the training.
 
@@ -110,6 +117,8 @@ class SensitivityMonitor(Callback, _OtherCallback):
         output: Output = Output(),
         samples: Samples = Samples(),
         probes: Probes = Probes(),
+        alerts: tuple[AlertRule, ...] | list[dict[str, Any]] | None = None,
+        on_alert: Callable[[Any], object] | str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
@@ -120,6 +129,8 @@ class SensitivityMonitor(Callback, _OtherCallback):
             "output": output,
             "samples": samples,
             "probes": probes,
+            "alerts": alerts,
+            "on_alert": on_alert,
             "on_error": on_error,
         }
         self.config = _one_config(config, separate)
@@ -251,6 +262,15 @@ class SensitivityMonitor(Callback, _OtherCallback):
         session = self._session
         if session is not None and session.is_capturing:
             session.monitor.end_step()
+            if trainer.world_size == 1 and session.wants_to_stop:
+                trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let all processes stop together where an alert asks for it."""
+        if trainer.world_size > 1 and any(rule.stop for rule in self.config.alert_rules):
+            wish = self._session is not None and self._session.wants_to_stop
+            if trainer.strategy.reduce_boolean_decision(wish, all=False):
+                trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the session while the logger can still be written to."""
@@ -309,6 +329,16 @@ class _Session:
         self.first_batch: int | None = None
         self.samples_withheld: str | None = None
         self.indices = SampledIndices()
+        self._has_told = False
+
+    @property
+    def wants_to_stop(self) -> bool:
+        """Whether an alert asks to stop; the log is told once."""
+        reason = self.monitor.stop_reason
+        if reason is not None and not self._has_told:
+            self._has_told = True
+            _log.warning("asking the Trainer to stop: %s", reason)
+        return reason is not None
 
 
 def _one_config(

@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from jacoscope._version import __version__
+from jacoscope.alerts import Messenger
 from jacoscope.captured_samples import CapturedSamples
 from jacoscope.captured_step import CapturedStep
 from jacoscope.capturing import Calibrations
@@ -114,6 +115,7 @@ class Monitor:
         )
         self._running = RunningMeans()
         self._sampled = 0
+        self._messenger = Messenger(self.config, self.faults)
         self._board = Leaderboard(told.leaderboard or 1, told.layer_leaderboard)
         self._told: set[str] = set()
         self._board_epoch: tuple[int, int] | None = None
@@ -242,6 +244,11 @@ class Monitor:
             self._open.samples.withheld = reason
 
     @property
+    def stop_reason(self) -> str | None:
+        """What an alert that asks to stop the training has told of, if one has."""
+        return self._messenger.stop_reason
+
+    @property
     def has_seen_no_optimizer(self) -> bool:
         """Whether steps were to be captured, but none had an optimiser that steps."""
         capture, prober = self._open, self._prober
@@ -354,6 +361,7 @@ class Monitor:
             "sinks": sinks,
             "running": self._running.state_dict(),
             "leaderboard": self._board.state_dict(),
+            "alerts": self._messenger.state_dict(),
             "probes": self._prober.state_dict() if self._prober is not None else {},
         }
 
@@ -363,6 +371,7 @@ class Monitor:
             self.captures = int(state.get("captures", 0))
             self._running.load_state_dict(state.get("running", {}))
             self._board.load_state_dict(state.get("leaderboard", {}))
+            self._messenger.load_state_dict(state.get("alerts", {}))
             if self._prober is not None:
                 self._prober.load_state_dict(state.get("probes", {}))
             for sink in self._sinks:
@@ -487,12 +496,23 @@ class Monitor:
         for sink in list(self._sinks):
             with self._containing_sink(sink):
                 sink.write_probe(record)
+        self._alert(record)
 
     def _write(self, record: StepRecord) -> None:
         self.captures += 1
         for sink in list(self._sinks):
             with self._containing_sink(sink):
                 sink.write(record)
+        self._alert(record)
+
+    def _alert(self, record: StepRecord | ProbeRecord) -> None:
+        """Tell of what the record has beyond its bounds."""
+        alerts = self._messenger.tell(record)
+        if not alerts:
+            return
+        for sink in list(self._sinks):
+            with self._containing_sink(sink):
+                sink.write_alerts(alerts)
 
 
 def _parameters(model: nn.Module) -> list[tuple[int, bool]]:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import importlib
 import math
-from collections.abc import Callable
 
-from jacoscope.config import Schedule
-from jacoscope.errors import ConfigError
+from jacoscope.config import Schedule, resolve_callable
 
 __all__ = ["Timetable"]
 
@@ -26,7 +23,7 @@ class Timetable:
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
         self._steps = sorted(set(schedule.steps))
-        self._hook = _resolve(schedule.hook)
+        self._hook = resolve_callable(schedule.hook, "hook")
 
     def is_due(self, step: int, epoch: int, epoch_start: int) -> bool:
         """Whether to capture this step.
@@ -60,22 +57,3 @@ class Timetable:
         if schedule.every:
             candidates.append(-(-step // schedule.every) * schedule.every)
         return min(candidates, default=math.inf)
-
-
-def _resolve(
-    hook: Callable[[int, int], bool | None] | str | None,
-) -> Callable[[int, int], bool | None] | None:
-    if not isinstance(hook, str):
-        return hook
-    module_name, _, name = hook.replace(":", ".").rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # whatever the module itself raises
-        raise ConfigError(
-            f"{hook!r} cannot be imported ({error}); write package.module.function",
-            key="hook",
-        ) from None
-    if not callable(found):
-        raise ConfigError(f"{hook!r} is not callable; name a function", key="hook")
-    resolved: Callable[[int, int], bool | None] = found
-    return resolved

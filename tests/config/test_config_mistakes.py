@@ -23,7 +23,8 @@ _UNKNOWN_KEYS = [
     (
         "zzz: 1",
         "zzz",
-        "valid names are quantities, layers, schedule, output, samples, probes, on_error",
+        "valid names are quantities, layers, schedule, output, samples, probes, alerts, "
+        "on_alert, on_error",
     ),
     ("3: 1", "3", "MonitorConfig has no option 3; valid names are"),
     ("null: 1", "None", "MonitorConfig has no option None"),

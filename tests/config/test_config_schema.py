@@ -226,6 +226,8 @@ def test_to_dict_is_plain_and_complete() -> None:
             "seed": 0,
             "memory_budget": 256,
         },
+        "alerts": None,
+        "on_alert": None,
         "on_error": "warn",
     }
 

@@ -1,6 +1,14 @@
 """Configuration: frozen dataclasses, one schema for Python and YAML."""
 
+from jacoscope.config._alerts import (
+    ALERT_REASONS,
+    DEFAULT_ALERTS,
+    AlertRule,
+    HeadlineName,
+)
+from jacoscope.config._callables import resolve_callable
 from jacoscope.config._load import check_section, load_config, read_yaml, resolve_config
+from jacoscope.config._names import ParameterKind, QuantityName
 from jacoscope.config._probes import Probes
 from jacoscope.config._schedule import ProbeSchedule, Schedule
 from jacoscope.config._schema import (
@@ -8,13 +16,15 @@ from jacoscope.config._schema import (
     LayerRule,
     MonitorConfig,
     Output,
-    ParameterKind,
-    QuantityName,
     Samples,
 )
 
 __all__ = [
+    "ALERT_REASONS",
+    "DEFAULT_ALERTS",
     "DEFAULT_QUANTITIES",
+    "AlertRule",
+    "HeadlineName",
     "LayerRule",
     "MonitorConfig",
     "Output",
@@ -27,5 +37,6 @@ __all__ = [
     "check_section",
     "load_config",
     "read_yaml",
+    "resolve_callable",
     "resolve_config",
 ]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from jacoscope.config._alerts import DEFAULT_ALERTS, AlertRule
 from jacoscope.config._coerce import coerce_fields
+from jacoscope.config._names import ParameterKind, QuantityName
 from jacoscope.config._probes import Probes
 from jacoscope.config._schedule import Schedule
 from jacoscope.errors import ConfigError
@@ -16,73 +19,9 @@ __all__ = [
     "LayerRule",
     "MonitorConfig",
     "Output",
-    "ParameterKind",
-    "QuantityName",
     "Samples",
     "Schedule",
 ]
-
-QuantityName = Literal[
-    "grad_norm",
-    "grad_rms",
-    "grad_max",
-    "grad_mean",
-    "grad_zero_fraction",
-    "grad_nonfinite",
-    "grad_histogram",
-    "weight_norm",
-    "update_norm",
-    "update_ratio",
-    "update_cosine",
-    "saliency",
-    "taylor_importance",
-    "sample_grad_norm",
-    "sample_grad_norm_max",
-    "sample_grad_norm_cv",
-    "sample_alignment",
-    "sample_alignment_min",
-    "sample_opposed",
-    "grad_variance",
-    "noise_scale",
-    "gsnr",
-    "grad_diversity",
-    "coherence",
-    "pair_cosine",
-    "pair_cosine_min",
-    "grad_confusion",
-    "pair_negative",
-    "stiffness_within",
-    "stiffness_between",
-    "effective_rank",
-    "top_eigenvalue_share",
-    "fisher_trace",
-    "fisher_max",
-    "fisher_top_eigenvalue",
-    "output_jacobian_norm",
-    "output_jacobian_spectral_norm",
-    "ntk_trace",
-    "ntk_top_eigenvalue",
-    "ntk_condition",
-    "ntk_effective_rank",
-    "ntk_alignment",
-    "ntk_drift",
-    "input_jacobian_norm",
-    "input_jacobian_spectral_norm",
-    "input_jacobian_condition",
-    "layer_jacobian_mean_sq",
-    "layer_jacobian_spectral_norm",
-    "layer_jacobian_condition",
-    "predicted_change",
-    "second_order_change",
-    "actual_change",
-    "interaction_change",
-    "allocated_change",
-    "allocation_gap",
-]
-"""Every quantity that can be asked for; ``docs/quantities.md`` defines each."""
-
-ParameterKind = Literal["weight", "bias", "norm", "embedding", "other"]
-"""What a parameter is for, as told by its owner's type and its own name and shape."""
 
 DEFAULT_QUANTITIES: tuple[QuantityName, ...] = (
     "grad_norm",
@@ -288,6 +227,11 @@ class MonitorConfig:
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.
+        alerts: What to be told of; by default (``null``) non-finite, exploding, vanishing and dead
+            gradients, updates far too fast or slow, batches that are nearly all noise, and lost
+            coverage.
+        on_alert: Import path ``package.module.function``, or in Python a callable, called with a
+            ``jacoscope.Alert`` (step, name, severity, rows, sentence) for each.
         on_error: What a fault inside the monitor does: ``warn`` warns once, drops what failed and
             goes on; ``raise`` stops the training.
 
@@ -301,12 +245,39 @@ class MonitorConfig:
     output: Output = Output()
     samples: Samples = Samples()
     probes: Probes = Probes()
+    alerts: tuple[AlertRule, ...] | None = None
+    on_alert: Callable[[Any], object] | str | None = None
     on_error: Literal["warn", "raise"] = "warn"
 
     def __post_init__(self) -> None:
         coerce_fields(self)
         if not self.quantities:
             raise ConfigError("is empty; name at least one quantity", key="quantities")
+        self._check_alerts()
+
+    def _check_alerts(self) -> None:
+        asked = {*self.quantities, *(q for rule in self.layers for q in rule.quantities or ())}
+        names = [rule.name for rule in self.alerts or ()]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ConfigError(
+                    f"got {name!r} twice; give each rule a name of its own",
+                    key=f"alerts[{index}].name",
+                )
+        for index, rule in enumerate(self.alerts or ()):
+            # The default rules may be idle; one that somebody wrote would deceive.
+            if rule.quantity is None or rule.quantity in asked:
+                continue
+            raise ConfigError(
+                f"{rule.quantity} is not measured on any parameter, so the rule {rule.name!r} "
+                "could never tell of it; add it to quantities, or leave the rule out",
+                key=f"alerts[{index}].quantity",
+            )
+
+    @property
+    def alert_rules(self) -> tuple[AlertRule, ...]:
+        """What to be told of: the rules given, or the default ones."""
+        return DEFAULT_ALERTS if self.alerts is None else self.alerts
 
     def to_dict(self) -> dict[str, object]:
         """The configuration as plain values, as YAML would write it."""
@@ -314,7 +285,7 @@ class MonitorConfig:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, Schedule | LayerRule | Samples | Probes | Output):
+    if isinstance(value, Schedule | LayerRule | Samples | Probes | Output | AlertRule):
         return {name.name: _plain(getattr(value, name.name)) for name in dataclasses.fields(value)}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]

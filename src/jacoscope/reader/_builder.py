@@ -42,6 +42,7 @@ class RunBuilder:
         self._errors: dict[str, dict[int, dict[str, float]]] = {}
         self._headline: dict[int, dict[str, float]] = {}
         self._batches: dict[int, dict[str, Any]] = {}
+        self._alerts: dict[int, list[dict[str, Any]]] = {}
         self._quantiles: tuple[float, ...] = ()
 
     def add(
@@ -65,6 +66,8 @@ class RunBuilder:
         elif tag.startswith(".error/"):
             row = self._errors.setdefault(schema["of"], {}).setdefault(step, {})
             row.update(zip(schema["names"], array.tolist(), strict=True))
+        elif tag == ".alerts":
+            self._alerts[step] = json.loads(array.item())
         elif tag == ".gram_batch":
             self._batches[step] = json.loads(array.item())
         elif tag.startswith(".headline/"):
@@ -90,6 +93,7 @@ class RunBuilder:
         for name in _OF_SAMPLES:
             self._tensors.get(name, {}).pop(step, None)
         self._batches.pop(step, None)
+        self._alerts.pop(step, None)
         self._note_status(step)
 
     def _begin_probe(self, step: int) -> None:
@@ -167,6 +171,7 @@ class RunBuilder:
             ProbedSteps(self._probes, self._tensors),
             {quantity: _frame(rows) for quantity, rows in self._errors.items()},
             _frame(self._headline),
+            self._alerts,
             grams_of(self._batches, self._tensors),
             (self._tensors.get(".sample_quantiles", {}), self._quantiles),
         )

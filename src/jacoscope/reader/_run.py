@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from jacoscope.errors import nearest
+from jacoscope.reader._alerts import alert_frame
 from jacoscope.reader._grams import Gram, quantile_frame
 from jacoscope.reader._probes import ProbedSteps
 from jacoscope.reader._samples import board_frame, sample_frame
@@ -51,6 +52,8 @@ class Run:
         headline: One row per captured or probed step, one column per headline scalar, and
             ``sample_count``, the number of samples in the captured batch; ``nan`` where a step does
             not have it.
+        alerts: One row per alert and row of it: step, epoch, name and severity of the rule, what it
+            is on, the row, its value and bound, and all of it as a sentence.
         grams: By step, the Gram matrices of captured batches that were recorded whole; see
             :class:`~jacoscope.reader._grams.Gram`.
         leaderboards: One row per epoch, board and place: the samples that stand out. ``layer`` is
@@ -72,6 +75,7 @@ class Run:
         probes: ProbedSteps,
         standard_errors: dict[str, pd.DataFrame],
         headline: pd.DataFrame,
+        alerts: Mapping[int, Sequence[Mapping[str, Any]]],
         grams: dict[int, Gram],
         quantiles: tuple[Mapping[int, tuple[tuple[str, ...], npt.NDArray[Any]]], tuple[float, ...]],
     ) -> None:
@@ -81,6 +85,7 @@ class Run:
         self.probes = probes
         self.standard_errors = standard_errors
         self.headline = headline
+        self.alerts = alert_frame(alerts)
         self.grams = grams
         self._quantiles = quantiles
         self.capture = pd.DataFrame(

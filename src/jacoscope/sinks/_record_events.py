@@ -13,6 +13,7 @@ Tags, with the monitor's group and the digest of the axis:
   (N,), at some steps; ``.gram_batch``: a text: which samples these are.
 - ``jacoscope/GROUP/.samples``: a text per epoch, at its last step: the sample leaderboards with
   thumbnails, and the numbers of all samples seen.
+- ``jacoscope/GROUP/.alerts``: a text at steps that have alerts: what is beyond its bound.
 - ``jacoscope/GROUP/.probes``: the epoch of every probed step, shape (1,).
 - ``jacoscope/GROUP/.probe``: a text per probe: how it went, what is missing and why, all else equal
   with its single weights, what was allocated, what the saliency is of.
@@ -28,12 +29,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from jacoscope.alerts import Alert, describe_alert
 from jacoscope.leaderboard import EpochBoards
 from jacoscope.probe_record import ProbeRecord
 from jacoscope.quantities import FAMILY_OF, HISTOGRAM_EDGES, QUANTITIES
@@ -135,6 +137,11 @@ class RecordEvents:
         text = _compact(describe_boards(boards))
         add_values(self._writer, [self._text(".samples", text)], boards.step)
 
+    def write_alerts(self, alerts: Sequence[Alert]) -> None:
+        """Write the alerts of a step as an event of their own."""
+        text = _compact([describe_alert(alert) for alert in alerts])
+        add_values(self._writer, [self._text(".alerts", text)], alerts[0].step)
+
     def _named(self, tensor: RecordedTensor | None, dtype: npt.DTypeLike) -> list[Any]:
         if tensor is None:
             return []
@@ -158,7 +165,7 @@ class RecordEvents:
         return json.dumps({"version": SCHEMA_VERSION, **schema}, ensure_ascii=False).encode()
 
 
-def _compact(described: dict[str, Any]) -> str:
+def _compact(described: dict[str, Any] | list[dict[str, Any]]) -> str:
     return json.dumps(described, separators=(",", ":"), allow_nan=False)
 
 

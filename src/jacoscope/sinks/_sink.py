@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jacoscope.alerts import Alert
 from jacoscope.config import MonitorConfig, QuantityName
 from jacoscope.leaderboard import EpochBoards
 from jacoscope.probe_record import ProbeRecord
@@ -53,6 +54,9 @@ class Sink(abc.ABC):
     def write_probe(self, record: ProbeRecord) -> None:  # noqa: B027
         """Write the probes of a step; sinks that have no place for them do not."""
 
+    def write_alerts(self, alerts: Sequence[Alert]) -> None:  # noqa: B027
+        """Write the alerts of a step; sinks that have no place for them do not."""
+
     @abc.abstractmethod
     def close(self) -> None:
         """Write what is still to be written and let go of every resource."""
@@ -73,6 +77,7 @@ class MemorySink(Sink):
         records: What was written, in order.
         boards: The sample leaderboards of each epoch, in order.
         probes: The records of probes, in order.
+        alerts: Alerts, in order.
     """
 
     subject = "keeping records in memory"
@@ -81,6 +86,7 @@ class MemorySink(Sink):
         self.records: list[StepRecord] = []
         self.boards: list[EpochBoards] = []
         self.probes: list[ProbeRecord] = []
+        self.alerts: list[Alert] = []
 
     def open(self, run: RunInfo) -> None:
         """Nothing to note."""
@@ -96,6 +102,10 @@ class MemorySink(Sink):
     def write_probe(self, record: ProbeRecord) -> None:
         """Keep the record."""
         self.probes.append(record)
+
+    def write_alerts(self, alerts: Sequence[Alert]) -> None:
+        """Keep the alerts."""
+        self.alerts.extend(alerts)
 
     def close(self) -> None:
         """Nothing to let go of."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jacoscope.alerts import Alert, describe_alert
 from jacoscope.config import Output
 from jacoscope.faults import Faults
 from jacoscope.leaderboard import EpochBoards
@@ -14,6 +15,7 @@ from jacoscope.plan import lanes_of
 from jacoscope.probe_record import ProbeRecord
 from jacoscope.quantities import HEADLINES, HISTOGRAM_EDGES
 from jacoscope.record import GradientInfo, Record, StepRecord
+from jacoscope.sinks._alert_table import alerts_text
 from jacoscope.sinks._card import card_text
 from jacoscope.sinks._pictures import Pictures
 from jacoscope.sinks._probe_pictures import ProbePictures
@@ -52,6 +54,7 @@ class TensorBoardSink(Sink):
       layer, and what came of it; ``waterfall`` and ``allocation``: pictures of it.
     - ``GROUP_outputs/…``: pictures of what moves the outputs: ``saliency``, ``ntk_spectrum``,
       ``sensitivity_by_layer``; ``about``: how the probes went.
+    - ``GROUP/alerts``: a table of all alerts so far.
     - ``GROUP/about``: the text card.
     - ``jacoscope/GROUP/…``: the full record, for ``read_run``.
     """
@@ -78,6 +81,7 @@ class TensorBoardSink(Sink):
         self._probe_pictures = ProbePictures(writer, output.group, is_wanted)
         self._faults = faults or Faults("warn")
         self._unexplained: RunInfo | None = None
+        self._alerts: list[dict[str, Any]] = []
 
     def open(self, run: RunInfo) -> None:
         """Take note of the run; its card is written with the first step."""
@@ -133,6 +137,15 @@ class TensorBoardSink(Sink):
         with self._faults.contain("drawing pictures", self._pictures.stop):
             self._pictures.write(record)
 
+    def write_alerts(self, alerts: Sequence[Alert]) -> None:
+        """Write the alerts of a step, and a table of all so far."""
+        self._alerts = [*self._alerts, *(describe_alert(alert) for alert in alerts)]
+        self._writer.add_text(
+            f"{self._output.group}/alerts", alerts_text(self._alerts), alerts[0].step
+        )
+        if self._output.records:
+            self._events.write_alerts(alerts)
+
     def close(self) -> None:
         """Draw the last pictures, and flush or close the event file."""
         with self._faults.contain("drawing pictures", self._pictures.stop):
@@ -147,11 +160,12 @@ class TensorBoardSink(Sink):
 
     def state_dict(self) -> dict[str, Any]:
         """The pictures' histories."""
-        return {"pictures": self._pictures.state_dict()}
+        return {"pictures": self._pictures.state_dict(), "alerts": list(self._alerts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the pictures' histories."""
         self._pictures.load_state_dict(state.get("pictures", {}))
+        self._alerts = list(state.get("alerts", []))
 
     def _explain(self, run: RunInfo, gradient: GradientInfo, step: int) -> None:
         group = self._output.group
