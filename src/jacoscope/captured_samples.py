@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from jacoscope.capturing import Calibrations
+from jacoscope.capturing import Calibrations, EagerForward
 from jacoscope.config import Samples
 from jacoscope.faults import Faults
 from jacoscope.groups import Group
@@ -65,6 +65,7 @@ class CapturedSamples:
         self._calibrations = calibrations
         self._faults = faults
         self._batch: Any = None
+        self._eager = EagerForward()
         self._ids: Ids | None = None
         self._batches = 0
         self._open: SampleBackward | None = None
@@ -81,6 +82,9 @@ class CapturedSamples:
         """
         self._batch, self._ids = batch, ids
         self._batches += 1
+        if self._config.compiled == "eager" and self.withheld is None:
+            with self._faults.contain("running a compiled model uncompiled"):
+                self._eager.begin()
 
     def before_backward(
         self,
@@ -148,8 +152,13 @@ class CapturedSamples:
             "capturing some parameters' per-sample gradients", f"{type(fault).__name__}: {fault}"
         )
 
+    def forward_is_over(self) -> None:
+        """Let compiled modules run compiled again, whether a backward came or not."""
+        self._eager.end()
+
     def abandon(self) -> None:
         """Remove all that is attached; safe at any time."""
+        self.forward_is_over()
         if self._open is not None:
             self._open.capture.detach()
         self._open = None

@@ -303,6 +303,8 @@ class Monitor:
 
     def _end_capture(self) -> None:
         closing = self._open
+        if closing is not None and closing.samples is not None:
+            closing.samples.forward_is_over()
         if closing is None or not closing.capture.has_seen_a_step:
             return
         with self._containing_capture():

@@ -201,6 +201,7 @@ def test_to_dict_is_plain_and_complete() -> None:
         "samples": {
             **dict.fromkeys(["batch_size", "rows", "batch_dim", "id", "label", "thing"]),
             "custom_functions": "withhold",
+            "compiled": "withhold",
             "loss_reduction": "mean",
             "leaderboard": 32,
             "layer_leaderboard": 5,

@@ -3,6 +3,7 @@
 from jacoscope.capturing._api import capture, capture_with, samples_of, watched_parameters
 from jacoscope.capturing._calibration import Calibrations
 from jacoscope.capturing._capture import JacobianCapture
+from jacoscope.capturing._eager import EagerForward
 from jacoscope.capturing._jacobians import Jacobians, ParameterJacobian
 from jacoscope.capturing._losses import sample_losses
 from jacoscope.capturing._optimizer_step import OptimizerStepCapture, Wanted
@@ -11,6 +12,7 @@ from jacoscope.capturing._verify import Verdict, Verification, verify
 
 __all__ = [
     "Calibrations",
+    "EagerForward",
     "JacobianCapture",
     "Jacobians",
     "OptimizerStepCapture",

@@ -19,7 +19,8 @@ __all__ = ["make_plan"]
 _HIDING = {
     "CheckpointFunctionBackward": "reentrant activation checkpointing hides the graph; "
     "use_reentrant=False shows it",
-    "CompiledFunctionBackward": "torch.compile makes one node of the whole graph",
+    "CompiledFunctionBackward": "torch.compile makes one node of the whole graph; samples.compiled: "
+    "eager would run the forward of captured steps uncompiled",
 }
 
 # Where the batch may be at the frontier, most likely first.

@@ -112,6 +112,10 @@ class Samples:
         custom_functions: Whether the backward of your own autograd functions may be run several
             times: ``withhold`` leaves out the parameters below them, ``run`` says that their
             backward uses nothing up, changes nothing in place, and draws no random numbers.
+        compiled: What becomes of samples where ``torch.compile`` makes one node of the graph:
+            ``withhold`` leaves them out; ``eager`` runs the forward of captured steps uncompiled,
+            which changes the training by the compiler's rounding, and takes an uncompiled step's
+            time.
         loss_reduction: Whether the loss is a ``mean`` or a ``sum`` over samples, which decides how
             a contribution to it becomes a sample's own gradient.
         id: Path of the samples' ids; by default the dataset's indices as the sampler drew them,
@@ -136,6 +140,7 @@ class Samples:
     rows: str | None = None
     batch_dim: int | None = None
     custom_functions: Literal["withhold", "run"] = "withhold"
+    compiled: Literal["withhold", "eager"] = "withhold"
     loss_reduction: Literal["mean", "sum"] = "mean"
     id: str | None = None
     label: str | None = None
