@@ -28,6 +28,7 @@ from jacoscope.config import ALERT_REASONS, DEFAULT_ALERTS
 from jacoscope.faults import MonitorWarning
 from jacoscope.record import Axis, GradientInfo, Record, StepRecord, StepSamples
 from jacoscope.sinks import MemorySink
+from sample_training import Learner, fit, loader_of, perceptron, rows_of_pairs
 
 _NAMES = ("encoder.0.weight", "encoder.0.bias", "head.weight")
 _AXIS = Axis(_NAMES, ("encoder.0", "encoder.0", "head"), ("weight", "bias", "weight"), (6, 2, 4))
@@ -322,3 +323,24 @@ def test_alerts_come_back_from_the_event_file_and_stand_in_the_text_tab(tmp_path
     )
     table = tensor_util.make_ndarray(events[-1].tensor_proto).item().decode()
     assert "| 5 | 0 | alert |" in table
+
+
+def test_samples_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    """Of 24 samples in batches of 8, the inputs of 11 and 20 are broken."""
+    dataset = rows_of_pairs(24)
+    for index in (11, 20):
+        features, label = dataset[index]
+        dataset[index] = features.clone().fill_(math.inf), label
+    monitor = SensitivityMonitor(
+        quantities=("grad_nonfinite", "sample_grad_norm"), schedule={"every": 1}
+    )
+    module = Learner(perceptron())
+    module.configure_optimizers = lambda: torch.optim.SGD(  # type: ignore[method-assign]
+        module.parameters(), lr=0.0
+    )
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter.sign() * 0.1)
+    fit(tmp_path, module, loader_of(dataset), monitor)
+    told = read_run(str(monitor.run_dir)).alerts.drop_duplicates("step")
+    assert told["sentence"].iloc[0].endswith("at step 1; samples that are not finite: 11")

@@ -224,7 +224,7 @@ class CapturedStep:
                 if name in results.norms:
                     with np.errstate(invalid="ignore"):  # between two infinities
                         quantiles_RQ[row] = np.quantile(results.norms[name], NORM_QUANTILES)
-            return StepSamples(results.samples, axis, quantiles_RQ, results.gram)
+            return StepSamples(results.samples, axis, quantiles_RQ, results.gram, results.nonfinite)
         return None
 
     def _sample_headline(

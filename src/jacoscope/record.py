@@ -161,12 +161,14 @@ class StepSamples:
         quantiles_RQ: :data:`NORM_QUANTILES` of ‖g_i‖ over the samples, by row; ``nan`` where it is
             missing.
         gram: The Gram matrix, at steps where it is recorded.
+        nonfinite: Ids of samples whose loss or gradient is not finite, the first ten.
     """
 
     samples: int
     axis: Axis
     quantiles_RQ: FloatArray
     gram: BatchGram | None = None
+    nonfinite: tuple[str | int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

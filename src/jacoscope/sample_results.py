@@ -28,6 +28,9 @@ from jacoscope.sample_backward import OpenedBackward, SampleBackward
 
 __all__ = ["SampleResults", "results_of"]
 
+_NAMED = 10
+"""How many samples that are not finite are named."""
+
 
 @dataclass(frozen=True, eq=False)
 class SampleResults:
@@ -41,6 +44,7 @@ class SampleResults:
         closure: The largest relative closure error of a parameter that stood the check.
         samples: Number of samples.
         norms: By row, ‖g_i‖ of every sample, shape (N,).
+        nonfinite: Ids of samples whose loss or gradient is not finite, the first ten.
         gram: The Gram matrix of the first backward, if it was asked for and measured.
         factor: What turns a contribution into a sample's own gradient, over N.
     """
@@ -52,6 +56,7 @@ class SampleResults:
     closure: float
     samples: int
     norms: Mapping[str, FloatArray]
+    nonfinite: tuple[str | int, ...]
     gram: BatchGram | None
     factor: float
 
@@ -95,6 +100,7 @@ def results_of(
     batches = []
     norms: dict[str, list[FloatArray]] = {}
     gram: BatchGram | None = None
+    nonfinite: list[str | int] = []
     for backward, arrays in zip(backwards, opened, strict=True):
         rows = {
             row: scaled(group_of([arrays.of[name] for name in names]), factor)
@@ -108,6 +114,7 @@ def results_of(
         own = backward.samples * window if is_mean else samples
         for row, each in rows.items():
             norms.setdefault(row, []).append(np.sqrt(np.maximum(each.sq_N, 0.0)) * own)
+        nonfinite += _nonfinite(backward.ids, arrays, rows)
         if gram_samples and gram is None and ALL in rows:
             gram = _gram(backward, arrays, rows[ALL], own, gram_samples)
         if ALL in rows and ranks:
@@ -123,6 +130,7 @@ def results_of(
         closure=max(closure, default=math.nan),
         samples=samples,
         norms={row: np.concatenate(parts) for row, parts in norms.items()},
+        nonfinite=tuple(nonfinite[:_NAMED]),
         gram=gram,
         factor=factor,
     )
@@ -173,6 +181,18 @@ def _batch(
         class_alignments_N=_class_alignments(rows[ALL].gram_NN, arrays.classes),
         thing=backward.thing,
     )
+
+
+def _nonfinite(
+    ids: Sequence[str | int], arrays: OpenedBackward, rows: Mapping[str, SampleArrays]
+) -> list[str | int]:
+    """Samples whose loss or gradient is not finite."""
+    bad_N = np.zeros(len(ids), dtype=bool)
+    if arrays.losses is not None:
+        bad_N |= ~np.isfinite(arrays.losses)
+    if ALL in rows:
+        bad_N |= ~np.isfinite(rows[ALL].sq_N)
+    return [ids[place] for place in np.flatnonzero(bad_N).tolist()]
 
 
 def _gram(

@@ -18,6 +18,8 @@ _OF = {
 }
 """What a bound is a multiple of, in words."""
 
+_SAMPLES_NAMED = 5
+
 
 @dataclass(frozen=True)
 class AlertedRow:
@@ -44,12 +46,15 @@ class Alert:
         rule: The rule.
         rows: The rows that have just been beyond their bounds for long enough, those farthest
             beyond first.
+        samples: Ids of samples whose loss or gradient is not finite, where the rule is on what is
+            not finite and samples were captured.
     """
 
     step: int
     epoch: int
     rule: AlertRule
     rows: tuple[AlertedRow, ...]
+    samples: tuple[str | int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -78,8 +83,16 @@ class Alert:
         lasting = f" for {rule.captures} captures" if rule.captures > 1 else ""
         return (
             f"{rule.name}: {self.subject}{where} is {first.value:.3g}, {word} {first.bound:.3g}"
-            f"{of}{lasting}, at step {self.step}"
+            f"{of}{lasting}, at step {self.step}{self._sampled}"
         )
+
+    @property
+    def _sampled(self) -> str:
+        if not self.samples:
+            return ""
+        named = ", ".join(map(str, self.samples[:_SAMPLES_NAMED]))
+        more = "" if len(self.samples) <= _SAMPLES_NAMED else " and more"
+        return f"; samples that are not finite: {named}{more}"
 
 
 def describe_alert(alert: Alert) -> dict[str, Any]:
@@ -92,6 +105,7 @@ def describe_alert(alert: Alert) -> dict[str, Any]:
         "subject": alert.subject,
         "sentence": alert.sentence,
         "stop": alert.rule.stop,
+        "samples": [str(each) for each in alert.samples],
         "rows": [
             {"row": row.name, "value": _plain(row.value), "bound": _plain(row.bound)}
             for row in alert.rows

@@ -54,7 +54,9 @@ class Lookout:
                 continue
             rows = self._beyond(rule, names, values, samples)
             if rows:
-                found.append(Alert(record.step, record.epoch, rule, tuple(rows)))
+                is_nonfinite = "grad_nonfinite" in (rule.quantity, rule.headline)
+                named = told.nonfinite if told is not None and is_nonfinite else ()
+                found.append(Alert(record.step, record.epoch, rule, tuple(rows), named))
         return found
 
     def state_dict(self) -> dict[str, Any]:
