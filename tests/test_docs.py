@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from jacoscope import read_run
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -48,6 +52,17 @@ def test_the_page_on_probes_runs_as_written() -> None:
     names: dict[str, object] = {}
     for block in blocks:
         exec(block, names)
+
+
+def test_the_page_on_loops_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "loops.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(read_run("runs/loop")["grad_norm"]) == 10
 
 
 def test_examples_in_docstrings_run() -> None:

@@ -25,7 +25,7 @@ __all__ = ["INPUT_ROW", "WRAPPERS", "ProbePlan", "clean_name", "probe_plan"]
 INPUT_ROW = "(input)"
 """The row of what is differentiated by the input."""
 
-WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module")
+WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "_forward_module")
 """Names that wrappers such as ``torch.compile`` give to what they wrap."""
 
 _ROWS_OF_PARAMETERS = ("Output Jacobian", "Tangent kernel")

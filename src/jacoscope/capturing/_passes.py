@@ -6,11 +6,16 @@ known to all of them.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 __all__ = ["extra_pass", "is_extra_pass"]
+
+# Fabric refuses every backward but its own under mixed precision; it does so by this flag.
+_FABRIC = ("lightning.fabric.wrappers", "lightning_fabric.wrappers")
+_FLAG = "_in_fabric_backward"
 
 _lock = threading.Lock()
 _running = 0
@@ -22,9 +27,15 @@ def extra_pass() -> Iterator[None]:
     global _running
     with _lock:
         _running += 1
+    flags = [vars(sys.modules[name]) for name in _FABRIC if name in sys.modules]
+    before = [(flag, flag[_FLAG]) for flag in flags if _FLAG in flag]
     try:
+        for flag, _ in before:
+            flag[_FLAG] = True
         yield
     finally:
+        for flag, value in before:
+            flag[_FLAG] = value
         with _lock:
             _running -= 1
 

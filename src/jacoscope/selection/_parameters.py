@@ -11,7 +11,10 @@ from jacoscope.config import ParameterKind
 
 __all__ = ["ParameterInfo", "clean_name", "walk_parameters"]
 
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_WRAPPERS = (
+    *("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
+    "_forward_module",  # Lightning Fabric's
+)
 
 
 @dataclass(frozen=True, eq=False)
