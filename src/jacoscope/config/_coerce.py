@@ -66,6 +66,12 @@ def build(cls: type, value: Any, key: str = "") -> Any:
             raise ConfigError(
                 f"{cls.__name__} has no option {shown(name)}; {nearest(str(name), known)}", key=path
             )
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.name not in value:
+            raise ConfigError(
+                f"{cls.__name__} has no {field.name}; give it one",
+                key=f"{key}.{field.name}" if key else field.name,
+            )
     try:
         return cls(**value)
     except ConfigError as error:
