@@ -50,6 +50,7 @@ _ORDER = [
         "_verifying",
         "_mistakes",
         "callback",
+        "_lightning_cli",
         "cli",
         "__main__",
     ),
@@ -59,14 +60,18 @@ _FREE = ["_version", "errors", "faults", "schema"]
 # What stands beside the flow, by what it may import.
 _BESIDE: dict[str, list[str]] = {
     "reader": ["errors", "schema"],
+    "board": ["errors", "schema", "_version"],
     "demos": [],
     "__init__": [
         *("alerts", "config", "errors", "faults", "_version", "capturing", "probing"),
         *("monitor", "reader", "callback"),
     ],
 }
+# The command line starts what stands beside the flow.
+_STARTS = {"cli": ["board"]}
 _WITH_LIGHTNING = [
-    *("_lightning", "_sampler", "_training_loss", "_verifying", "callback", "cli", "demos")
+    *("_lightning", "_sampler", "_training_loss", "_verifying", "callback", "_lightning_cli"),
+    "demos",
 ]
 _LIGHTNING = ("lightning", "pytorch_lightning", "lightning_fabric")
 
@@ -77,7 +82,7 @@ def _allowed(unit: str) -> set[str]:
         return set()
     if unit in _BESIDE:
         return {unit, *_BESIDE[unit]}
-    return {*_FREE, *_ORDER[: _ORDER.index(unit) + 1]}
+    return {*_FREE, *_ORDER[: _ORDER.index(unit) + 1], *_STARTS.get(unit, [])}
 
 
 def _modules() -> list[tuple[str, Path]]:
