@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,18 +17,29 @@ from jacoscope import Run, read_run
 SCRIPT = Path(__file__).with_name("ddp_script.py")
 
 
-def launch(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def launch(script: Path, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run a script that trains; where it hangs, it and all that it has started is ended."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, str(script), *arguments]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as running:
+        try:
+            output, errors = running.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(running.pid, signal.SIGKILL)
+            raise
+    assert running.returncode == 0, output + errors
+    return subprocess.CompletedProcess(command, running.returncode, output, errors)
 
 
 def run(folder: Path, processes: int, accumulate: int) -> Run:

@@ -11,6 +11,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from jacoscope.config import MonitorConfig
 from jacoscope.faults import Faults
+from jacoscope.processes import Processes
+from jacoscope.quantities import is_per_sample
 from jacoscope.record import GradientInfo
 from jacoscope.sinks import ScalarSink, Sink, TensorBoardSink
 
@@ -22,6 +24,7 @@ __all__ = [
     "gradient_scale",
     "loss_scale",
     "make_sinks",
+    "processes_of",
     "samples_withheld_reason",
     "withheld_reason",
 ]
@@ -31,6 +34,9 @@ _SHARDED = {
     "DeepSpeedStrategy": "DeepSpeed",
     "XLAFSDPStrategy": "FSDP",
 }
+
+# Hooks of DistributedDataParallel after which gradients are the processes' mean.
+_AVERAGING = ("allreduce_hook", "fp16_compress_hook", "bf16_compress_hook")
 
 
 def withheld_reason(trainer: Trainer) -> str | None:
@@ -45,10 +51,48 @@ def withheld_reason(trainer: Trainer) -> str | None:
 def samples_withheld_reason(trainer: Trainer, module: LightningModule) -> str | None:
     """Why samples cannot be captured under this Trainer, or ``None`` if they can."""
     if trainer.world_size > 1:
-        return "samples of several processes are not gathered yet"
+        reason = _gathering_withheld_reason(trainer.strategy)
+        if reason is not None:
+            return reason
     if not module.automatic_optimization:
         return "under manual optimisation a batch may go backward more than once"
     return None
+
+
+def _gathering_withheld_reason(strategy: Any) -> str | None:
+    """Why a sample's part of the gradient of several processes is not known, if that is so."""
+    if not any(cls.__name__ == "DDPStrategy" for cls in type(strategy).__mro__):
+        name = type(strategy).__name__
+        return f"samples of several processes are gathered under DDP only, not under {name}"
+    hook = getattr(strategy, "_ddp_comm_hook", None)
+    if hook is not None and getattr(hook, "__name__", "") not in _AVERAGING:
+        return f"the communication hook {hook!r} may combine gradients otherwise than by their mean"
+    return None
+
+
+def processes_of(
+    trainer: Trainer, config: MonitorConfig, withheld: str | None
+) -> tuple[Processes | None, str | None]:
+    """The processes whose samples are gathered; all of them have to call it.
+
+    Args:
+        trainer: The Trainer.
+        config: The configuration.
+        withheld: Why samples cannot be captured, if that is so.
+
+    Returns:
+        The processes, if there are several and samples are wanted and can be had; and why samples
+        cannot be captured.
+    """
+    asked = {name for rule in config.layers for name in rule.quantities or ()}
+    wanted = any(map(is_per_sample, {*config.quantities, *asked}))
+    if trainer.world_size == 1 or withheld is not None or not wanted:
+        return None, withheld
+    subject = "letting processes exchange samples"
+    faults = Faults(config.on_error, is_quiet=not trainer.is_global_zero)
+    with faults.contain(subject):
+        return Processes(), None
+    return None, faults.reasons[subject]
 
 
 def loss_scale(trainer: Trainer) -> Tensor | None:

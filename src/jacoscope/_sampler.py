@@ -25,25 +25,36 @@ class SampledIndices:
     makes batches of them in order, whatever the number of workers. For the time of a fit a
     listener stands between the two; it passes everything on and draws nothing. Loaders of another
     make are left alone.
+
+    Args:
+        process: Which of several processes this is, if there are several. A distributed sampler
+            deals out one dataset to all of them; with any other each may have a dataset of its own,
+            whose indices are told apart from the others'.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, process: int | None = None) -> None:
+        self._process = process
         self._batch_sampler: Any = None
         self._listener: _Listener | None = None
-        self._source: Any = None
+        self._strategy: Any = None
 
     def expect(self, trainer: Trainer, faults: Faults) -> None:
-        """Listen as soon as there is a loader: its workers draw ahead before the first epoch."""
-        self._source = source = trainer.fit_loop._data_source
-        given = source.dataloader
+        """Listen as soon as there is a loader: its workers draw ahead before the first epoch.
 
-        def dataloader() -> Any:
-            loader = given()
-            with faults.contain("watching the sampler"):
-                self._listen_to(loader)
+        Of several processes each has a sampler of its own, which the Trainer puts in before its
+        strategy gets the loader.
+        """
+        self._strategy = strategy = trainer.strategy
+        process = strategy.process_dataloader
+
+        def process_dataloader(dataloader: object) -> object:
+            loader = process(dataloader)
+            if trainer.training:
+                with faults.contain("watching the sampler"):
+                    self._listen_to(loader)
             return loader
 
-        source.dataloader = dataloader  # type: ignore[method-assign]
+        strategy.process_dataloader = process_dataloader  # type: ignore[method-assign]
 
     def watch(self, trainer: Trainer) -> None:
         """Listen to the training data's sampler, if there is one to listen to."""
@@ -75,14 +86,18 @@ class SampledIndices:
     def forget(self) -> None:
         """Listen no more, and put everything back as it was."""
         self.release()
-        if self._source is not None:
-            vars(self._source).pop("dataloader", None)
-        self._source = None
+        if self._strategy is not None:
+            vars(self._strategy).pop("process_dataloader", None)
+        self._strategy = None
 
     def of_batch(self, batch_idx: int) -> tuple[str, Sequence[str | int]] | None:
         """Where ids come from, and the ids of a batch of the epoch; ``None`` if unknown."""
         ids = self._listener.batch(batch_idx) if self._listener is not None else None
-        return None if ids is None else (_SOURCE, ids)
+        if ids is None or self._listener is None:
+            return None
+        if self._process is None or self._listener.is_distributed:
+            return _SOURCE, ids
+        return f"{_SOURCE} and process", [f"{index}, process {self._process}" for index in ids]
 
 
 class _Listener(Sampler[int]):
@@ -107,6 +122,11 @@ class _Listener(Sampler[int]):
         if name.startswith("__") or name == "inner":
             raise AttributeError(name)
         return getattr(self.inner, name)
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether it deals out one dataset to several processes."""
+        return getattr(self.inner, "num_replicas", None) is not None
 
     def batch(self, batch_idx: int) -> list[int] | None:
         start = batch_idx * self._batch_size

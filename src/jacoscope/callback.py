@@ -18,6 +18,7 @@ from jacoscope._lightning import (
     gradient_scale,
     loss_scale,
     make_sinks,
+    processes_of,
     samples_withheld_reason,
     withheld_reason,
 )
@@ -39,7 +40,9 @@ from jacoscope.errors import ConfigError
 from jacoscope.faults import MonitorWarning
 from jacoscope.monitor import Monitor
 from jacoscope.plan import lanes_of
+from jacoscope.processes import Processes
 from jacoscope.selection import select
+from jacoscope.sinks import Sink
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -159,8 +162,12 @@ class SensitivityMonitor(Callback, _OtherCallback):
         self._end_session()
         withheld = withheld_reason(trainer)
         lanes_of(select(pl_module, self.config, withheld=withheld))
-        if trainer.is_global_zero:
-            sinks, self.run_dir = make_sinks(trainer, self.config)
+        reason = samples_withheld_reason(trainer, pl_module)
+        processes, reason = processes_of(trainer, self.config, reason)
+        if trainer.is_global_zero or processes is not None:
+            sinks: list[Sink] = []
+            if trainer.is_global_zero:
+                sinks, self.run_dir = make_sinks(trainer, self.config)
             loss = TrainingLoss(trainer)
             monitor = Monitor(
                 pl_module,
@@ -171,14 +178,16 @@ class SensitivityMonitor(Callback, _OtherCallback):
                 loss_withheld=loss_withheld_reason(trainer, pl_module),
                 prepare=loss.silence,
                 context=loss.context,
+                processes=processes,
             )
             monitor.load_state_dict(self._state)
-            self._session = _Session(monitor, loss)
-            self._session.samples_withheld = samples_withheld_reason(trainer, pl_module)
+            self._session = _Session(monitor, loss, processes)
+            self._session.samples_withheld = reason
             if monitor.may_want_batches:
                 with monitor.faults.contain("watching the sampler"):
                     self._session.indices.expect(trainer, monitor.faults)
-            _log.info("recording %s", self.run_dir or "nothing (fast_dev_run)")
+            if trainer.is_global_zero:
+                _log.info("recording %s", self.run_dir or "nothing (fast_dev_run)")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask the schedule again, since it may count from here."""
@@ -265,8 +274,13 @@ class SensitivityMonitor(Callback, _OtherCallback):
             if trainer.world_size == 1 and session.wants_to_stop:
                 trainer.should_stop = True
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring the samples of all processes together before checkpoints are written."""
+        self._gather(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let all processes stop together where an alert asks for it."""
+        self._gather(trainer)
         if trainer.world_size > 1 and any(rule.stop for rule in self.config.alert_rules):
             wish = self._session is not None and self._session.wants_to_stop
             if trainer.strategy.reduce_boolean_decision(wish, all=False):
@@ -281,6 +295,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
                 MonitorWarning,
                 stacklevel=2,
             )
+        self._gather(trainer)
         self._end_session(trainer)
 
     def on_exception(
@@ -303,9 +318,19 @@ class SensitivityMonitor(Callback, _OtherCallback):
         if self._session is not None:
             self._session.monitor.load_state_dict(state_dict)
 
+    def _gather(self, trainer: Trainer) -> None:
+        """Gather what is finished; only where all processes come by."""
+        session = self._session
+        if session is not None and session.processes is not None and not trainer.sanity_checking:
+            epoch = trainer.fit_loop.epoch_loop
+            # Where validation comes, the step before it is not counted yet.
+            under_way = epoch._should_accumulate()
+            session.monitor.gather(epoch._batches_that_stepped + (0 if under_way else 1))
+
     def _end_session(self, trainer: Trainer | None = None) -> None:
         if self._session is not None:
             monitor, indices = self._session.monitor, self._session.indices
+            processes = self._session.processes
             if trainer is not None:
                 stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
                 monitor.note_last_step(stepped - 1, self._session.epoch)
@@ -314,21 +339,25 @@ class SensitivityMonitor(Callback, _OtherCallback):
                 indices.forget()
             self._state = monitor.state_dict()
             monitor.close()
+            if processes is not None:
+                with monitor.faults.contain("leaving the other processes"):
+                    processes.close()
 
 
 class _Session:
     """One ``fit``: the monitor, and when it has to be asked next."""
 
-    def __init__(self, monitor: Monitor, loss: TrainingLoss) -> None:
+    def __init__(self, monitor: Monitor, loss: TrainingLoss, processes: Processes | None) -> None:
         self.monitor = monitor
         self.loss = loss
+        self.processes = processes
         self.wake: float = -math.inf
         self.is_capturing = False
         self.batch_idx = 0
         self.epoch = 0
         self.first_batch: int | None = None
         self.samples_withheld: str | None = None
-        self.indices = SampledIndices()
+        self.indices = SampledIndices(None if processes is None else processes.rank)
         self._has_told = False
 
     @property

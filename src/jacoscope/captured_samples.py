@@ -13,7 +13,7 @@ from jacoscope.faults import Faults
 from jacoscope.groups import Group
 from jacoscope.quantities import QUANTITIES, sample_needs
 from jacoscope.sample_backward import Ids, SampleBackward, attach_samples
-from jacoscope.sample_results import SampleResults, results_of
+from jacoscope.sample_results import OpenedStep, SampleResults, Whole, open_step, results_of
 from jacoscope.selection import Target
 
 __all__ = ["CapturedSamples"]
@@ -32,6 +32,8 @@ class CapturedSamples:
         calibrations: Plans of earlier captures.
         faults: What to do when something fails.
         wants_gram: Whether to record the Gram matrix, if it is measured.
+        process: Which of several processes this is, if there are several: then what comes of the
+            step is worked out together and given to :meth:`settle`.
     """
 
     def __init__(
@@ -43,8 +45,12 @@ class CapturedSamples:
         calibrations: Calibrations,
         faults: Faults,
         wants_gram: bool = False,
+        process: int | None = None,
     ) -> None:
         self._step = step
+        self._process = process
+        self._settled: SampleResults | None = None
+        self._is_settled = False
         self._gram_samples = config.gram_samples if wants_gram else 0
         self._parameters = {
             target.name: target.info.parameter
@@ -113,6 +119,8 @@ class CapturedSamples:
                 )
                 return
             place = f".{len(self._done)}" if self._done else ""
+            if self._process is not None:
+                place += f", process {self._process}"
             self._open = attach_samples(
                 loss,
                 self._parameters,
@@ -164,24 +172,49 @@ class CapturedSamples:
         self._open = None
         self._batch = None if self.withheld else self._batch
 
+    def give_up(self, reason: str) -> None:
+        """Remove all that is attached; nothing more will come of the step."""
+        self.withheld = self.withheld or reason
+        self.abandon()
+
     @property
     def is_done(self) -> bool:
         """Whether :meth:`results` would not have to wait."""
-        return all(backward.is_done for backward in self._done)
+        return not self.awaits_others and all(backward.is_done for backward in self._done)
+
+    @property
+    def awaits_others(self) -> bool:
+        """Whether :meth:`results` are still to be worked out together with other processes."""
+        return self._process is not None and not self._is_settled
 
     def results(self) -> SampleResults | None:
         """The statistics of the step, waiting for the device if need be; ``None`` if withheld."""
+        if self._process is not None:
+            assert self._is_settled, "the processes work it out together"
+            return self._settled
+        opened = self.open()
+        return None if opened is None else self.summary(opened, opened.alone)
+
+    def open(self) -> OpenedStep | None:
+        """What was measured here, waiting for the device if need be; ``None`` if withheld."""
         self._batch = None
         if self.withheld is None and not self._done:
             self.withheld = (
                 "no backward was seen; call before_backward and after_backward around it"
             )
-        if self.withheld is not None:
-            return None
+        return None if self.withheld is not None else open_step(self._done, self._frozen)
+
+    def summary(self, opened: OpenedStep, whole: Whole) -> SampleResults:
+        """The statistics of what was measured here.
+
+        Args:
+            opened: What was measured.
+            whole: The step that it is a part of.
+        """
         return results_of(
-            self._done,
+            opened,
+            whole,
             self._parameters,
-            self._frozen,
             self._groups,
             self._statistics,
             step=self._step,
@@ -190,3 +223,15 @@ class CapturedSamples:
             ranks=bool(self._config.leaderboard),
             gram_samples=self._gram_samples,
         )
+
+    def settle(self, results: SampleResults | None, withheld: str | None) -> None:
+        """Take what the processes have worked out together.
+
+        Args:
+            results: The statistics of the whole step, if there are any.
+            withheld: Why there are none.
+        """
+        self._settled, self._is_settled = results, True
+        self.withheld = withheld
+        self._batch = None
+        self._done = []

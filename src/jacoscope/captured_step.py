@@ -155,6 +155,11 @@ class CapturedStep:
         """Whether the samples are on the host."""
         return self.samples is None or self.samples.is_done
 
+    @property
+    def awaits_others(self) -> bool:
+        """Whether the samples are still to be worked out together with other processes."""
+        return self.samples is not None and self.samples.awaits_others
+
     def _finish_samples(self, statistics: HostStatistics) -> _FinishedSamples:
         """Statistics of samples by name and row, with those of the step that they go with."""
         if self.samples is None:

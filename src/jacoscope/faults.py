@@ -19,13 +19,15 @@ class Faults:
 
     Args:
         policy: ``warn`` warns once per subject and goes on; ``raise`` lets the exception pass.
+        is_quiet: Whether to leave the warning to another process.
 
     Attributes:
         reasons: By subject, why it last failed.
     """
 
-    def __init__(self, policy: Literal["warn", "raise"]) -> None:
+    def __init__(self, policy: Literal["warn", "raise"], *, is_quiet: bool = False) -> None:
         self.policy = policy
+        self._is_quiet = is_quiet
         self.reasons: dict[str, str] = {}
 
     @contextmanager
@@ -50,7 +52,7 @@ class Faults:
         """Record that ``subject`` is lost, and warn the first time."""
         first = subject not in self.reasons
         self.reasons[subject] = reason
-        if first:
+        if first and not self._is_quiet:
             warnings.warn(
                 f"jacoscope: {subject} failed and is left out; training goes on ({reason}); "
                 "set on_error: raise to stop instead",

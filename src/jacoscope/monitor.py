@@ -26,6 +26,7 @@ from jacoscope.captured_step import CapturedStep
 from jacoscope.capturing import Calibrations
 from jacoscope.config import MonitorConfig, resolve_config
 from jacoscope.faults import Faults, MonitorWarning
+from jacoscope.gathering import SampleGathering
 from jacoscope.groups import groups_of
 from jacoscope.leaderboard import Leaderboard, SampleBatch
 from jacoscope.loss_probe import LossFunction
@@ -34,6 +35,7 @@ from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of
 from jacoscope.probe_plan import probe_plan
 from jacoscope.probe_record import ProbeRecord
 from jacoscope.prober import Prober
+from jacoscope.processes import Processes, are_several
 from jacoscope.quantities import RunningMeans
 from jacoscope.record import GradientInfo, StepRecord
 from jacoscope.reduction import Transfer
@@ -44,6 +46,15 @@ __all__ = ["Monitor"]
 
 _log = logging.getLogger("jacoscope")
 
+_GATHERED_AFTER = 2
+"""Steps after which samples are gathered over processes: by then their devices are done with them,
+and nothing has to wait."""
+_ALONE = (
+    "of several processes this one's samples alone are known; give the Monitor of each "
+    "processes=jacoscope.processes.Processes()"
+)
+_TOO_LATE = "the run ended before its processes had exchanged their samples"
+
 
 class Monitor:
     """Watches a model's parameters while it trains, by any loop.
@@ -52,6 +63,9 @@ class Monitor:
     :meth:`after_backward` around it where samples are watched; :meth:`before_optimizer_step` before
     clipping; the optimiser's own step; :meth:`end_step`. On steps that are not captured all of
     these return at once. Records go to the sinks.
+
+    Where several processes train together and samples are watched, each has a monitor, and all make
+    the same calls. That of rank zero records; the others send it what their samples say.
 
     Args:
         model: The model.
@@ -63,6 +77,8 @@ class Monitor:
         loss_withheld: Why the loss cannot be evaluated again in this run, if that is so.
         prepare: Called with each copy of the model that probes evaluate.
         context: What its outputs are evaluated in.
+        processes: The processes that train together, each on batches of its own, their gradients
+            averaged; needed where samples are watched. Whoever made it closes it.
 
     Raises:
         ConfigError: If the configuration cannot be used on this model.
@@ -96,10 +112,12 @@ class Monitor:
         loss_withheld: str | None = None,
         prepare: Callable[[nn.Module], None] | None = None,
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        processes: Processes | None = None,
     ) -> None:
         self._context = context
         self.config = resolve_config(config)
-        self.faults = Faults(self.config.on_error)
+        self._is_first = processes is None or processes.rank == 0
+        self.faults = Faults(self.config.on_error, is_quiet=not self._is_first)
         self._model = model
         self._withheld = withheld
         self._loss = loss
@@ -114,6 +132,10 @@ class Monitor:
             told.memory_budget * 2**20, told.verify, told.custom_functions == "run"
         )
         self._running = RunningMeans()
+        self._gathering: SampleGathering | None = None
+        if processes is not None and processes.size > 1:
+            self._gathering = SampleGathering(processes, self.faults, told.leaderboard)
+        self._decided: int | None = None
         self._sampled = 0
         self._messenger = Messenger(self.config, self.faults)
         self._board = Leaderboard(told.leaderboard or 1, told.layer_leaderboard)
@@ -123,7 +145,8 @@ class Monitor:
         self._in_transit: deque[tuple[CapturedStep, Transfer]] = deque()
         self.captures = 0
         self._select()
-        self._warn_of_what_has_no_effect()
+        if self._is_first:
+            self._warn_of_what_has_no_effect()
 
     def __enter__(self) -> Monitor:
         return self
@@ -142,7 +165,7 @@ class Monitor:
         Returns:
             Whether it is captured.
         """
-        self._drain(wait=False)
+        self.gather(step - _GATHERED_AFTER + 1)
         self._last = step, epoch
         is_captured = self._begin_capture(step, epoch, epoch_start)
         return self._begin_probe(step, epoch, epoch_start) or is_captured
@@ -152,6 +175,9 @@ class Monitor:
             self._open.step, self._open.epoch = step, epoch  # still accumulating
             return True
         self._abandon_capture()
+        if self._gathering is not None and step == self._decided:
+            return False  # what all have decided together stands, whatever has become of it here
+        self._decided = step
         with self.faults.contain("deciding what to capture"):
             due = self._due(step, epoch, epoch_start)
             if (due or not self._lanes) and self._selected_from != _parameters(self._model):
@@ -243,6 +269,19 @@ class Monitor:
             self._open.samples.abandon()
             self._open.samples.withheld = reason
 
+    def gather(self, before: float) -> None:
+        """Bring the samples of captured steps together, where several processes train.
+
+        All of them have to call it, with the same step: best where they wait for one another
+        anyway, such as at the end of an epoch and before :meth:`close`. It waits for the device.
+
+        Args:
+            before: Of the steps before this one.
+        """
+        if self._gathering is not None:
+            self._gathering.gather(before)
+        self._drain(wait=False)
+
     @property
     def stop_reason(self) -> str | None:
         """What an alert that asks to stop the training has told of, if one has."""
@@ -254,12 +293,14 @@ class Monitor:
         capture, prober = self._open, self._prober
         waiting = capture is not None and not capture.capture.has_seen_a_step
         probing = prober is not None and prober.is_open and not prober.has_seen_a_step
-        return (waiting or probing) and not self.captures
+        return (waiting or probing) and not self.captures and self._is_first
 
     def next_due(self, step: int, epoch_start: int = 0) -> float:
         """The first step from ``step`` on at which :meth:`begin_step` has something to do."""
         prober = self._prober
         if self._in_transit or self._open is not None or not (self._lanes or prober):
+            return step
+        if self._gathering is not None and self._gathering.is_waiting:
             return step
         if prober is not None and prober.is_open:
             return step
@@ -310,7 +351,7 @@ class Monitor:
         with self._containing_capture():
             closing.capture.finish()
             transfer = closing.send()
-            if transfer is not None:
+            if transfer is not None and self._is_first:
                 self._in_transit.append((closing, transfer))
         self._open = None
         self._drain(wait=False)
@@ -334,12 +375,14 @@ class Monitor:
         if self._open is not None:
             self._open.capture.detach()
             if self._open.samples is not None:
-                self._open.samples.abandon()
+                self._open.samples.give_up("the capture of its step was given up")
         self._open = None
 
     def close(self) -> None:
         """Write what is still under way, let go of everything, and close the sinks."""
         self.abandon_step()
+        if self._gathering is not None:
+            self._gathering.give_up(_TOO_LATE)
         self._drain(wait=True)
         self._close_epoch()
         if self._prober is not None:
@@ -352,7 +395,10 @@ class Monitor:
         self._sinks.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and the sinks' histories, as plain values for a checkpoint."""
+        """Counters and the sinks' histories, as plain values for a checkpoint.
+
+        Steps whose samples other processes still have are not in it: it waits for no one.
+        """
         self._drain(wait=True)
         sinks = {}
         for sink in self._sinks:
@@ -380,7 +426,12 @@ class Monitor:
                 sink.load_state_dict(state.get("sinks", {}).get(type(sink).__name__, {}))
 
     def _due(self, step: int, epoch: int, epoch_start: int) -> list[Lane]:
-        return [lane for lane in self._lanes if lane.timetable.is_due(step, epoch, epoch_start)]
+        def answers() -> list[bool]:
+            return [lane.timetable.is_due(step, epoch, epoch_start) for lane in self._lanes]
+
+        asks = any(lane.timetable.has_hook for lane in self._lanes) and self.may_want_samples
+        due = self._gathering.decide(answers) if self._gathering and asks else answers()
+        return [lane for lane, is_due in zip(self._lanes, due, strict=False) if is_due]
 
     def _warn_of_what_has_no_effect(self) -> None:
         for index in self.selection.shadowed:
@@ -404,7 +455,7 @@ class Monitor:
         self.selection = select(self._model, self.config, withheld=self._withheld)
         self._lanes = lanes_of(self.selection)
         self._headline_lane = headline_lane(self._lanes, self.config.schedule)
-        plan = probe_plan(self.selection, self.config, self._model)
+        plan = probe_plan(self.selection, self.config, self._model) if self._is_first else None
         if plan is None:
             self._prober = None
         elif self._prober is not None:
@@ -432,10 +483,11 @@ class Monitor:
         return self.faults.contain(sink.subject, lambda: self._sinks.remove(sink))
 
     def _drain(self, *, wait: bool) -> None:
-        while self._in_transit and (
-            wait or (self._in_transit[0][1].is_done and self._in_transit[0][0].is_done)
-        ):
-            closed, transfer = self._in_transit.popleft()
+        while self._in_transit:
+            closed, transfer = self._in_transit[0]
+            if not (closed.is_done and transfer.is_done) and (closed.awaits_others or not wait):
+                return
+            self._in_transit.popleft()
             with self.faults.contain("writing a captured step"):
                 self._write(closed.record(transfer.result(), self._model))
                 self._rank(closed.batches, closed.step, closed.epoch)
@@ -445,8 +497,12 @@ class Monitor:
         self, step: int, epoch: int, due: Sequence[Lane], everything: Sequence[Lane]
     ) -> CapturedStep:
         targets = sample_targets_of(everything or due)
+        if not self._is_first:
+            due = everything = ()  # what is not per sample is the same in all processes
         if not targets:
             return CapturedStep(step, epoch, due, everything, self._gauge, self.faults)
+        if self._gathering is not None:
+            self._gathering.expect(step, epoch)
         rules = self.config.layers
         named = [None if t.rule is None else rules[t.rule].group for t in targets]
         groups = groups_of(targets, named)
@@ -454,8 +510,19 @@ class Monitor:
         wants_gram = told.gram_every is not None and self._sampled % told.gram_every == 0
         self._sampled += 1
         samples = CapturedSamples(
-            step, targets, groups, told, self._calibrations, self.faults, wants_gram
+            step,
+            targets,
+            groups,
+            told,
+            self._calibrations,
+            self.faults,
+            wants_gram and self._is_first,
+            process=self._gathering.rank if self._gathering is not None else None,
         )
+        if self._gathering is not None:
+            self._gathering.fulfil(samples)
+        elif are_several():
+            samples.withheld = _ALONE
         return CapturedStep(
             step, epoch, due, everything, self._gauge, self.faults, samples, groups, self._running
         )

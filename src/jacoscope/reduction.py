@@ -4,7 +4,7 @@ Statistics of parameters are sums or maxima over a tensor's scalars, so parts co
 anything is divided. Under DDP every rank holds the same averaged gradient and the same weights, so
 each rank's statistics are already those of the global batch and rank zero alone computes them: no
 collective, nothing that one rank could wait for. Parameters that are split over ranks are withheld
-by the selection.
+by the selection. Samples are another matter: :mod:`jacoscope.gathering`.
 """
 
 from __future__ import annotations

@@ -26,10 +26,65 @@ from jacoscope.quantities import (
 from jacoscope.record import BatchGram
 from jacoscope.sample_backward import OpenedBackward, SampleBackward
 
-__all__ = ["SampleResults", "results_of"]
+__all__ = ["NAMED", "OpenedStep", "SampleResults", "Whole", "open_step", "results_of"]
 
-_NAMED = 10
+NAMED = 10
 """How many samples that are not finite are named."""
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """The step that backwards are a part of, where other processes have had some of it.
+
+    Args:
+        samples: Number of samples of all processes.
+        missing: By parameter, why one of the backwards lacks it.
+        processes: How many processes average their gradients.
+    """
+
+    samples: int
+    missing: Mapping[str, str]
+    processes: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedStep:
+    """What the backwards of a step sent, on the host.
+
+    Args:
+        backwards: The backwards, at least one.
+        arrays: What each of them sent.
+        missing: By parameter, why one of them lacks it.
+    """
+
+    backwards: Sequence[SampleBackward]
+    arrays: Sequence[OpenedBackward]
+    missing: Mapping[str, str]
+
+    @property
+    def samples(self) -> int:
+        """Number of samples."""
+        return sum(backward.samples for backward in self.backwards)
+
+    @property
+    def alone(self) -> Whole:
+        """The step, if there are no others who have had a part of it."""
+        return Whole(self.samples, self.missing)
+
+
+def open_step(backwards: Sequence[SampleBackward], frozen: Collection[str]) -> OpenedStep:
+    """Open what the backwards of a step sent, waiting for the device if need be.
+
+    Args:
+        backwards: The backwards, at least one.
+        frozen: Names of parameters that require no gradient.
+    """
+    arrays = [backward.open() for backward in backwards]
+    missing: dict[str, str] = dict.fromkeys(frozen, "it is frozen")
+    for backward in backwards:
+        for name, reason in backward.capture.missing.items():
+            missing.setdefault(name, reason)
+    return OpenedStep(backwards, arrays, missing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,9 +117,9 @@ class SampleResults:
 
 
 def results_of(
-    backwards: Sequence[SampleBackward],
+    opened: OpenedStep,
+    whole: Whole,
     parameters: Collection[str],
-    frozen: Collection[str],
     groups: Sequence[Group],
     wanted: Collection[str],
     *,
@@ -74,12 +129,16 @@ def results_of(
     ranks: bool,
     gram_samples: int = 0,
 ) -> SampleResults:
-    """Open what the backwards of a step sent, waiting for the device if need be.
+    """What the backwards of a step say.
+
+    Of several processes each sees a part of the step's backwards. As their gradients are averaged,
+    a sample's contribution to the step's gradient is that to its own process's, over the number of
+    processes, just as if so many more batches had been accumulated.
 
     Args:
-        backwards: The backwards, at least one.
+        opened: What they sent.
+        whole: The step that they are a part of.
         parameters: Names of the parameters that were wanted.
-        frozen: Names of those that require no gradient.
         groups: What is measured as a whole.
         wanted: Names of statistics.
         step: The step.
@@ -88,22 +147,18 @@ def results_of(
         ranks: Whether leaderboards are wanted.
         gram_samples: On how many samples the Gram matrix is wanted; 0 for none.
     """
-    opened = [backward.open() for backward in backwards]
-    samples = sum(backward.samples for backward in backwards)
-    factor = 1.0 if is_mean else window / samples
-    missing: dict[str, str] = dict.fromkeys(frozen, "it is frozen")
-    for backward in backwards:
-        for name, reason in backward.capture.missing.items():
-            missing.setdefault(name, reason)
+    window *= whole.processes
+    factor = 1.0 if is_mean else window / whole.samples
+    missing = dict(whole.missing)
     members = _members(parameters, groups, missing)
     statistics: dict[str, dict[str, float]] = {}
     batches = []
     norms: dict[str, list[FloatArray]] = {}
     gram: BatchGram | None = None
     nonfinite: list[str | int] = []
-    for backward, arrays in zip(backwards, opened, strict=True):
+    for backward, arrays in zip(opened.backwards, opened.arrays, strict=True):
         rows = {
-            row: scaled(group_of([arrays.of[name] for name in names]), factor)
+            row: scaled(group_of([arrays.of[name] for name in names]), factor / whole.processes)
             for row, names in members.items()
         }
         for row, each in rows.items():
@@ -111,7 +166,7 @@ def results_of(
             known = statistics.get(row)
             statistics[row] = found if known is None else combine_statistics(known, found)
         # What a contribution is a part of, so that samples of unequal batches compare.
-        own = backward.samples * window if is_mean else samples
+        own = backward.samples * window if is_mean else whole.samples
         for row, each in rows.items():
             norms.setdefault(row, []).append(np.sqrt(np.maximum(each.sq_N, 0.0)) * own)
         nonfinite += _nonfinite(backward.ids, arrays, rows)
@@ -119,18 +174,17 @@ def results_of(
             gram = _gram(backward, arrays, rows[ALL], own, gram_samples)
         if ALL in rows and ranks:
             batches.append(_batch(backward, arrays, rows, groups, step, own))
-    closure = [
-        error for each in opened for name, error in each.errors.items() if name not in missing
-    ]
+    errors = [each for arrays in opened.arrays for each in arrays.errors.items()]
+    closure = [error for name, error in errors if name not in missing]
     return SampleResults(
         statistics=statistics,
         missing=missing,
         batches=tuple(batches),
-        capture=backwards[0].how(),
+        capture=opened.backwards[0].how(),
         closure=max(closure, default=math.nan),
-        samples=samples,
+        samples=opened.samples,
         norms={row: np.concatenate(parts) for row, parts in norms.items()},
-        nonfinite=tuple(nonfinite[:_NAMED]),
+        nonfinite=tuple(nonfinite[:NAMED]),
         gram=gram,
         factor=factor,
     )

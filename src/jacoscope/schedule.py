@@ -25,6 +25,11 @@ class Timetable:
         self._steps = sorted(set(schedule.steps))
         self._hook = resolve_callable(schedule.hook, "hook")
 
+    @property
+    def has_hook(self) -> bool:
+        """Whether a user's function decides, which may answer otherwise in another process."""
+        return self._hook is not None
+
     def is_due(self, step: int, epoch: int, epoch_start: int) -> bool:
         """Whether to capture this step.
 

@@ -10,7 +10,7 @@ from torch.autograd.graph import Node
 from torch.nn import functional
 
 from jacoscope.capturing._layout import Layout, Regular
-from jacoscope.capturing._walk import operation_of
+from jacoscope.capturing._walk import operation_of, past_sinks
 
 __all__ = ["sample_losses"]
 
@@ -33,14 +33,14 @@ def sample_losses(
         frontier: How samples were told apart at the frontier.
         index: Sample of each row of the batch, where the user gave one.
     """
-    node = loss.grad_fn
+    node, _ = past_sinks(loss.grad_fn, loss.output_nr)
     for _ in range(_STEPS):
         if node is None:
             return None
         terms = _terms(node)
         if terms is not None:
             return _by_sample(*terms, samples, frontier, index)
-        following = [each for each, _ in node.next_functions if each is not None]
+        following = [past_sinks(*edge)[0] for edge in node.next_functions if edge[0] is not None]
         if operation_of(node.name()) not in _PASSED or len(following) != 1 or _weighs(node):
             return None
         node = following[0]

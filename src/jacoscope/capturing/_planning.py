@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ __all__ = ["make_plan"]
 _HIDING = {
     "CheckpointFunctionBackward": "reentrant activation checkpointing hides the graph; "
     "use_reentrant=False shows it",
-    "CompiledFunctionBackward": "torch.compile makes one node of the whole graph; samples.compiled: "
-    "eager would run the forward of captured steps uncompiled",
+    "CompiledFunctionBackward": "torch.compile makes one node of the whole graph; "
+    "samples.compiled: eager would run the forward of captured steps uncompiled",
 }
 
 # Where the batch may be at the frontier, most likely first.
@@ -38,7 +39,15 @@ _CUSTOM = (
     "its gradient comes through the autograd function {name}, whose backward may not be run more "
     'than once; say custom_functions="run" if it may'
 )
+_WAITING = (
+    "its gradient comes through {name}, whose backward waits for the other processes and so can be "
+    "run only once"
+)
 _HARMLESS = ("BackwardHookFunctionBackward",)
+_COMMUNICATING = re.compile(
+    "SyncBatchNorm|DDPSink|all_?gather|all_?reduce|all_?to_?all|reduce_?scatter|c10d",
+    re.IGNORECASE,
+)
 _AS_MANY = "there are as many rows as samples, in another order, so that tensors do not tell which"
 _COMPLEX = "it is complex, which is not supported"
 _ABSENT = "the loss does not depend on it"
@@ -68,9 +77,8 @@ def make_plan(
     hidden = next((_HIDING[name] for name in graph.names if name in _HIDING), None)
     if hidden is not None:
         return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, hidden), **absent})
-    if not trust:
-        absent |= _below_custom(graph, leaves)
-        leaves = {name: leaf for name, leaf in leaves.items() if name not in absent}
+    absent |= _below_custom(graph, leaves, trust)
+    leaves = {name: leaf for name, leaf in leaves.items() if name not in absent}
     if index is not None and _is_ambiguous(index, samples):
         return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, _AS_MANY), **absent})
     if not leaves:
@@ -184,26 +192,38 @@ class _Search:
         return min(found.values(), key=lambda each: each.rank, default=None)
 
 
-def _below_custom(graph: Graph, leaves: Mapping[str, int]) -> dict[str, str]:
-    """Parameters whose gradients come through autograd functions of the user's own.
+def _below_custom(graph: Graph, leaves: Mapping[str, int], trust: bool) -> dict[str, str]:
+    """Parameters whose gradients come through functions that can be run only once, by the training.
 
-    Their backward may use up what it saved, change it in place, or draw random numbers, so it can
-    be run only once, by the training.
+    The backward of a user's own may use up what it saved, change it in place, or draw random
+    numbers; one that waits for other processes would wait for ever.
     """
-    first = [
+    waiting = [node for node, name in enumerate(graph.names) if _COMMUNICATING.search(name)]
+    custom = [
         node
         for node, each in enumerate(graph.nodes)
         if isinstance(each, torch.autograd.function.BackwardCFunction)
         and graph.names[node] not in _HARMLESS
     ]
+    found: dict[str, str] = {}
+    for first, reason in ((waiting, _WAITING), ([] if trust else custom, _CUSTOM)):
+        below = _reached_from(graph, first)
+        for name, leaf in leaves.items():
+            if leaf in below:
+                operation = graph.names[first[0]].removesuffix("Backward")
+                found.setdefault(name, reason.format(name=operation))
+    return found
+
+
+def _reached_from(graph: Graph, first: Sequence[int]) -> set[int]:
+    """These nodes and all below them."""
     seen, stack = set(first), list(first)
     while stack:
         for edge in graph.inputs[stack.pop()]:
             if edge is not None and edge[0] not in seen:
                 seen.add(edge[0])
                 stack.append(edge[0])
-    reason = _CUSTOM.format(name=graph.names[first[0]].removesuffix("Backward")) if first else ""
-    return {name: reason for name, leaf in leaves.items() if leaf in seen}
+    return seen
 
 
 def _is_ambiguous(index: Tensor, samples: int) -> bool:

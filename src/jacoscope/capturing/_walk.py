@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-__all__ = ["Edge", "Graph", "Shape", "operation_of", "walk"]
+__all__ = ["Edge", "Graph", "Shape", "operation_of", "past_sinks", "walk"]
 
 Edge = tuple[int, int]
 """A value in the graph: index of the node that made it, and which of its outputs it is."""
@@ -30,6 +31,7 @@ _PLACES = {
 }
 
 _LEAF = "torch::autograd::AccumulateGrad"
+_SINK = "_DDPSinkBackward"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +95,7 @@ def walk(loss: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
         loss: A loss that requires a gradient.
         parameters: The model's parameters by name, each once.
     """
-    root = loss.grad_fn
+    root, _ = past_sinks(loss.grad_fn, loss.output_nr)
     assert root is not None
     order, edges = _topological(root)
     index = {node: place for place, node in enumerate(order)}
@@ -116,7 +118,7 @@ def _topological(root: Node) -> tuple[list[Node], dict[Node, tuple[tuple[Node | 
     edges: dict[Node, tuple[tuple[Node | None, int], ...]] = {}
     done: list[Node] = []
     stack: list[tuple[Node, int]] = [(root, 0)]
-    edges[root] = root.next_functions
+    edges[root] = _edges_of(root)
     while stack:
         node, position = stack.pop()
         following = edges[node]
@@ -124,7 +126,7 @@ def _topological(root: Node) -> tuple[list[Node], dict[Node, tuple[tuple[Node | 
             child = following[position][0]
             position += 1
             if child is not None and child not in edges:
-                edges[child] = child.next_functions
+                edges[child] = _edges_of(child)
                 stack.append((node, position))
                 stack.append((child, 0))
                 break
@@ -132,6 +134,26 @@ def _topological(root: Node) -> tuple[list[Node], dict[Node, tuple[tuple[Node | 
             done.append(node)
     done.reverse()
     return done, edges
+
+
+def past_sinks(node: Node | None, output: int) -> tuple[Node | None, int]:
+    """A value, or what it was before DistributedDataParallel put a node of its own on top.
+
+    That node hands on what it gets, so it is passed over. With a static graph it also lets the
+    reducer know that the first backward has begun: there it stays, as a node that must not be run
+    by another backward, unless it is on a number such as the loss, which no other one comes by.
+    """
+    while node is not None and node.name() == _SINK:
+        shape = _shapes(node)[output]
+        is_number = shape is not None and math.prod(shape) == 1
+        if not is_number and node.ddp_weakref().static_graph:  # type: ignore[attr-defined]
+            break
+        node, output = node.next_functions[output]
+    return node, output
+
+
+def _edges_of(node: Node) -> tuple[tuple[Node | None, int], ...]:
+    return tuple(past_sinks(child, output) for child, output in node.next_functions)
 
 
 def _shapes(node: Node) -> tuple[Shape | None, ...]:

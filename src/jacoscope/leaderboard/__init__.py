@@ -3,6 +3,7 @@
 from jacoscope.leaderboard._batch import SampleBatch, SampleId, Thing
 from jacoscope.leaderboard._boards import Board, Entry, EpochBoards, SampleColumns
 from jacoscope.leaderboard._leaderboard import Leaderboard
+from jacoscope.leaderboard._shown import ShownSamples, without_things
 
 __all__ = [
     "Board",
@@ -12,5 +13,7 @@ __all__ = [
     "SampleBatch",
     "SampleColumns",
     "SampleId",
+    "ShownSamples",
     "Thing",
+    "without_things",
 ]
