@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,7 +103,12 @@ def serving(command: list[str], announced: re.Pattern[str]) -> Iterator[Board]:
         log = Path(folder) / "log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                command, env=variables, stdout=file, stderr=subprocess.STDOUT
+                command,
+                env=variables,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # Tests that run in a shell's background would hand Ctrl-C down as ignored.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         try:
             url = _address(process, log, announced)
