@@ -1,4 +1,4 @@
-"""Write the reference pages that are generated from the code: quantities and configuration.
+"""Write the reference pages that are generated from the code and from its tests.
 
 python scripts/generate_docs.py           # write them
 python scripts/generate_docs.py --check   # fail if they are out of date
@@ -12,6 +12,7 @@ import sys
 import typing
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import yaml
 from docstring_parser import parse
@@ -42,7 +43,30 @@ from jacoscope.quantities import (
     is_probed,
 )
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+COMPATIBILITY_INTRO = """\
+# What works under which conditions
+
+*Generated from the conditions that the tests train under (`tests/conditions`) by
+`scripts/generate_docs.py`; do not edit.*
+
+Each row is a small real training. Its numbers are compared with plain autograd: one process, no
+wrappers, no compilation, the same weights and the same batch, in full precision.
+
+- **exact**: every value that is wanted is there, and equals plain autograd's, as far as the precision
+  of the row's training goes.
+- **withheld**: no value is recorded, and the record, the Sensitivity tab and the log say why, in these
+  words. Where parameters are named, theirs alone are withheld and all others are exact.
+- **not run here**: nothing that the tests are run on can run it; the reason says what was tried.
+
+*Parameters* are the quantities of parameter tensors (gradients, weights, updates), *samples* the
+per-sample ones, *probes* the output Jacobians, tangent kernels and "all else equal". In every row but
+those marked ≈ the training was also run without the monitor and compared bit by bit after every batch:
+weights, buffers, gradients, the optimiser's state and random numbers. Rows marked ≈ are those of
+several processes or of arithmetic that is not deterministic by itself.
+"""
 
 QUANTITIES_INTRO = """\
 # Quantities and tags
@@ -354,7 +378,41 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-PAGES = {"quantities.md": quantities_page, "configuration.md": configuration_page}
+def compatibility_page() -> str:
+    """The page on conditions of training, from the tests' rows."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    try:
+        from conditions.table import CONDITIONS
+    finally:
+        sys.path.pop(0)
+    parts = dict.fromkeys(condition.group for condition in CONDITIONS)
+    lines = [COMPATIBILITY_INTRO]
+    for part in parts:
+        lines += [f"## {part}", "", "| condition | parameters | samples | probes |"]
+        lines += ["|---|---|---|---|"]
+        for row in CONDITIONS:
+            if row.group == part:
+                mark = "" if row.is_identical else " ≈"
+                note = f"<br>*{row.note}*" if row.note else ""
+                cells = [_verdict(each) for each in (row.parameters, row.samples, row.probes)]
+                lines.append("| " + " | ".join([f"{_cell(row.name)}{mark}{note}", *cells]) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _verdict(verdict: Any) -> str:
+    if not verdict.reason:
+        return str(verdict.word)
+    rows = ", ".join(f"`{name.removeprefix('network.')}`" for name in verdict.rows)
+    head = f"exact; {verdict.word} for {rows}" if rows else verdict.word
+    return _cell(f"{head}: {verdict.reason}")
+
+
+PAGES = {
+    "quantities.md": quantities_page,
+    "configuration.md": configuration_page,
+    "compatibility.md": compatibility_page,
+}
 
 
 def main() -> int:
