@@ -6,6 +6,7 @@ from jacoscope.jacobian._jacobian import DEFAULT_MEMORY_BUDGET, Jacobian
 from jacoscope.jacobian._measure import WANTS, measure
 from jacoscope.jacobian._outer import OuterJacobian
 from jacoscope.jacobian._placed import PlacedJacobian
+from jacoscope.jacobian._products import RowProducts
 from jacoscope.jacobian._scatter import ScatterJacobian
 from jacoscope.jacobian._sum import SumJacobian
 
@@ -17,6 +18,7 @@ __all__ = [
     "Jacobian",
     "OuterJacobian",
     "PlacedJacobian",
+    "RowProducts",
     "ScatterJacobian",
     "SumJacobian",
     "measure",

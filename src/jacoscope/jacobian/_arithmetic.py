@@ -45,8 +45,11 @@ def computed(
 
     @functools.wraps(method)
     def wrapper(self: _Self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        is_cast = torch.is_autocast_enabled(self.device.type)
+        if not is_cast and not torch.is_grad_enabled():
+            return method(self, *args, **kwargs)  # entering a context takes as long as a small sum
         with torch.no_grad():
-            if torch.is_autocast_enabled(self.device.type):
+            if is_cast:
                 with torch.autocast(self.device.type, enabled=False):
                     return method(self, *args, **kwargs)
             return method(self, *args, **kwargs)

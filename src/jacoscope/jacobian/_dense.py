@@ -5,7 +5,7 @@ Shape suffixes: N samples, P scalars of the parameter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import final
 
 import torch
@@ -58,6 +58,22 @@ class DenseJacobian(Jacobian):
 
     def _rows(self, index: Index) -> Tensor:
         return self._given[index].to(self.dtype)
+
+    def _from_rows(self, wants: Sequence[str]) -> dict[str, Tensor]:
+        if "gram" not in wants or self._given.dtype != self.dtype:
+            return super()._from_rows(wants)
+        others = tuple(want for want in wants if want != "gram")
+        found = super()._from_rows(others) if others else {}
+        return found | {"gram": self.products.of(self._given.reshape(self.shape)).clone()}
+
+    def _probe(self, left: Tensor, right: Tensor) -> Tensor:
+        if len(self.parameter_shape) != 1:
+            return super()._probe(left, right)
+        return (self._given.to(self.dtype) @ left).mul_(right)
+
+    @property
+    def _sizes(self) -> Hashable:
+        return self.shape[1], self._given.dtype
 
     @property
     def _row_bytes(self) -> int:

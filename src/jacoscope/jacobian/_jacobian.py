@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from jacoscope.jacobian._arithmetic import computed
 from jacoscope.jacobian._indices import Index, as_index
+from jacoscope.jacobian._products import RowProducts
 from jacoscope.jacobian._rowwise import measure_rows
 from jacoscope.jacobian._work import PASS
 
 __all__ = ["DEFAULT_MEMORY_BUDGET", "Jacobian"]
 
 DEFAULT_MEMORY_BUDGET = 256 * 2**20
+
+_UNSHARED = RowProducts(remembers=False)
+_WAYS: dict[Hashable, tuple[float, tuple[str, ...]]] = {}
+_MOST_WAYS = 4096
 
 
 class Jacobian(ABC):
@@ -58,6 +63,13 @@ class Jacobian(ABC):
         self.dtype = dtype
         self.device = device
         self.memory_budget = memory_budget
+        self._sq_norms_N: Tensor | None = None
+        self.products = _UNSHARED
+
+    def sharing(self, products: RowProducts) -> Jacobian:
+        """The same, with products of rows that other Jacobians may have made already."""
+        self.products = products
+        return self
 
     def __repr__(self) -> str:
         return (
@@ -164,7 +176,9 @@ class Jacobian(ABC):
         return self._rows(slice(0, self.samples))
 
     @computed
-    def probe(self, left: Tensor, right: Tensor) -> Tensor:
+    def probe(
+        self, left: Tensor, right: Tensor, factors: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Each contribution's inner product with a direction of rank one (Freivalds' check).
 
         The parameter is seen as a matrix of ``parameter_shape[0]`` rows; a scalar as 1 × 1.
@@ -172,6 +186,8 @@ class Jacobian(ABC):
         Args:
             left: Shape (p,), the length of the parameter's first dimension.
             right: Shape (q,), the product of the lengths of the others.
+            factors: Two vectors of which ``right`` is the Kronecker product, the first as long as
+                the parameter's second dimension: for convolutions that is a lot less work.
 
         Returns:
             Shape (N,).
@@ -187,6 +203,9 @@ class Jacobian(ABC):
                 f"got {tuple(left.shape)} and {tuple(right.shape)}"
             )
         left = left.detach().to(self.device, self.dtype)
+        if factors is not None:
+            pair = tuple(factor.detach().to(self.device, self.dtype) for factor in factors)
+            return self._probe_by_factors(left, right, (pair[0], pair[1]))
         return self._probe(left, right.detach().to(self.device, self.dtype))
 
     @computed
@@ -199,10 +218,36 @@ class Jacobian(ABC):
 
     def _evaluate(self, wants: Sequence[str]) -> dict[str, Tensor]:
         """What is wanted, by closed ways or from rows that are made once, as is less work."""
-        _, from_rows = self._plan(wants)
+        known: dict[str, Tensor] = {}
+        if self._sq_norms_N is not None and "row_sq_norms" in wants:
+            known["row_sq_norms"] = self._sq_norms_N.clone()
+            wants = tuple(want for want in wants if want != "row_sq_norms")
+            if not wants:
+                return known
+        _, from_rows = self._ways(wants)
         closed = tuple(want for want in wants if want not in from_rows)
-        results = self._closed(closed) if closed else {}
-        return results | self._from_rows(from_rows) if from_rows else results
+        found = self._closed(closed) if closed else {}
+        if from_rows:
+            found = found | self._from_rows(from_rows)
+        if "row_sq_norms" in found:
+            self._sq_norms_N = found["row_sq_norms"].clone()
+        return found | known
+
+    def _ways(self, wants: Sequence[str]) -> tuple[float, tuple[str, ...]]:
+        """:meth:`_plan`, remembered where sizes alone decide it."""
+        if self._sizes is None:
+            return self._plan(wants)
+        key = (type(self), self.samples, self.memory_budget, self._sizes, *wants)
+        if key not in _WAYS:
+            if len(_WAYS) >= _MOST_WAYS:
+                _WAYS.clear()
+            _WAYS[key] = self._plan(wants)
+        return _WAYS[key]
+
+    @property
+    def _sizes(self) -> Hashable:
+        """All that the work depends on besides N and the memory budget, or ``None``."""
+        return None
 
     def _plan(self, wants: Sequence[str]) -> tuple[float, tuple[str, ...]]:
         """The least work for what is wanted, and which of it is to come from rows."""
@@ -264,6 +309,11 @@ class Jacobian(ABC):
     def _probe(self, left: Tensor, right: Tensor) -> Tensor:
         return self._matvec(torch.outer(left, right).view(self.parameter_shape))
 
+    def _probe_by_factors(
+        self, left: Tensor, right: Tensor, factors: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        return self._probe(left, right.detach().to(self.device, self.dtype))
+
     def _magnitude(self) -> Tensor:
         return self.row_sq_norms().sqrt_().sum()
 
@@ -272,9 +322,15 @@ class Jacobian(ABC):
         """Bytes that making one row takes."""
         return self.shape[1] * self.dtype.itemsize
 
-    def _chunks(self, sample_bytes: float) -> Iterator[slice]:
+    @property
+    def _rows_at_once(self) -> int:
+        """Of how many samples rows are made fastest; where it is all the same, of all of them."""
+        return self.samples
+
+    def _chunks(self, sample_bytes: float, at_once: int | None = None) -> Iterator[slice]:
         """Chunks of samples that take ``sample_bytes`` each, under the budget."""
         most = max(1, int(self.memory_budget // max(sample_bytes, 1)))
+        most = min(most, at_once or most)
         for start in range(0, max(self.samples, 1), most):
             yield slice(start, min(start + most, self.samples))
 

@@ -5,7 +5,8 @@ Shape suffixes: N samples, K samples of a chunk, G groups, T terms, p and q the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from functools import cached_property
 from typing import final
 
 import torch
@@ -20,11 +21,11 @@ from jacoscope.jacobian._outer_products import (
     column_sq_norms,
     cross_gram,
     making_work,
-    measure_slabs,
     row_sq_norms,
+    slabs,
     weighted_sum,
 )
-from jacoscope.jacobian._rowwise import add, join
+from jacoscope.jacobian._rowwise import add, join, measure_slabs
 
 __all__ = ["OuterJacobian"]
 
@@ -112,6 +113,10 @@ class OuterJacobian(Jacobian):
         rows = left.mT * right if self.terms == 1 else left.mT @ right
         return rows.reshape(left.shape[0], *self.parameter_shape)
 
+    @property
+    def _sizes(self) -> Hashable:
+        return self.terms, self.form, self.dtype
+
     def _closed_work(self, want: str) -> float:
         return closed_work(want, self.samples, self.terms, self.form)
 
@@ -123,11 +128,13 @@ class OuterJacobian(Jacobian):
             return cross_gram(self, self)
         if want == "sum":
             return self._weighted_sum(None)
+        if want == "row_sq_norms" and self.terms == 1:
+            squares_NG1 = self._term_norms_NGT.square()
+            return squares_NG1.view(-1) if self.form[0] == 1 else squares_NG1.sum((1, 2))
         pairs = 2 * self.form[0] * self.terms**2 * self.dtype.itemsize if self.terms > 1 else 0
         chunks = map(self.factors, self._chunks(self._cast_bytes + pairs))
         if want == "row_sq_norms":
-            norms = [row_sq_norms(*factors) for factors in chunks]
-            return join(norms)
+            return join([row_sq_norms(*factors) for factors in chunks])
         assert want == "column_sq_norms"
         squares = [column_sq_norms(*factors) for factors in chunks]
         return add(squares).reshape(self.parameter_shape)
@@ -143,7 +150,11 @@ class OuterJacobian(Jacobian):
         fits = samples * scalars * self.dtype.itemsize <= self.memory_budget
         if fits or samples * self.form[2] * self.dtype.itemsize > self.memory_budget:
             return super()._from_rows(wants)
-        return measure_slabs(self, wants)
+        found = measure_slabs(slabs(self), wants, samples, self.form)
+        return {
+            want: result if want in ("row_sq_norms", "gram") else result.view(self.parameter_shape)
+            for want, result in found.items()
+        }
 
     def _weighted_sum(self, u_N: Tensor | None) -> Tensor:
         groups, p, q = self.form
@@ -179,16 +190,23 @@ class OuterJacobian(Jacobian):
         results: list[Tensor] = []
         for chunk in self._chunks(self._cast_bytes):
             left_KGTp, right_KGTq = self.factors(chunk)
+            # Products of more than two dimensions are slow where one of them has a single element.
+            answers = right_KGTq.reshape(-1, len(right)) @ right
             if groups == 1:
-                scales = left_KGTp @ left
+                scales = left_KGTp.reshape(-1, p) @ left
             else:
-                scales = torch.einsum("ngtp,gp->ngt", left_KGTp, left.view(groups, p))
-            results.append((scales * (right_KGTq @ right)).sum((1, 2)))
+                scales = torch.einsum("ngtp,gp->ngt", left_KGTp, left.view(groups, p)).reshape(-1)
+            results.append((scales * answers).view(len(left_KGTp), -1).sum(1))
         return join(results)
 
     def _magnitude(self) -> Tensor:
+        return self._term_norms_NGT.sum()
+
+    @cached_property
+    def _term_norms_NGT(self) -> Tensor:
+        """The norm of each outer product."""
         norms = lengths(self.left, -1, self.dtype)
-        return norms.mul_(lengths(self.right, -1, self.dtype)).sum()
+        return norms.mul_(lengths(self.right, -1, self.dtype))
 
     @property
     def _cast_bytes(self) -> int:

@@ -7,14 +7,13 @@ factors' lengths, w either of these.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from jacoscope.jacobian._arithmetic import lengths
 from jacoscope.jacobian._blocks import by_blocks
-from jacoscope.jacobian._rowwise import OF_ROWS
+from jacoscope.jacobian._products import row_products
 from jacoscope.jacobian._work import PASS
 
 if TYPE_CHECKING:
@@ -26,10 +25,15 @@ __all__ = [
     "column_sq_norms",
     "cross_gram",
     "making_work",
-    "measure_slabs",
     "row_sq_norms",
+    "slabs",
     "weighted_sum",
 ]
+
+
+_STRIPS = 4
+_STRIP = 16
+"""A symmetric matrix of pairs is made in so many strips, of so many rows at least."""
 
 
 def by_group(factor_KGTw: Tensor) -> Tensor:
@@ -69,13 +73,21 @@ def making_work(samples: int, terms: int, form: tuple[int, int, int]) -> float:
 
 
 def row_sq_norms(left_KGTp: Tensor, right_KGTq: Tensor) -> Tensor:
-    """Squared norms of each sample's sum of outer products, shape (K,)."""
+    """Squared norms of each sample's sum of outer products by all pairs of terms, shape (K,)."""
     samples, groups, terms, _ = left_KGTp.shape
-    if terms == 1:
-        squares_KGT = lengths(left_KGTp, -1).mul_(lengths(right_KGTq, -1)).square_()
-        return squares_KGT.view(samples) if groups == 1 else squares_KGT.sum((1, 2))
-    pairs_KGTT = (left_KGTp @ left_KGTp.mT).mul_(right_KGTq @ right_KGTq.mT)
-    return pairs_KGTT.sum((1, 2, 3)).clamp_min_(0)
+    if groups == 1:
+        left_KGTp, right_KGTq = left_KGTp.squeeze(1), right_KGTq.squeeze(1)
+    step = max(_STRIP, -(-terms // _STRIPS))
+    total_K = left_KGTp.new_zeros(samples)
+    for start in range(0, terms, step):
+        # Pairs of a strip with itself count once, those with what comes after it twice.
+        strip = slice(start, start + step)
+        pairs = left_KGTp[..., strip, :] @ left_KGTp[..., start:, :].mT
+        pairs.mul_(right_KGTq[..., strip, :] @ right_KGTq[..., start:, :].mT)
+        own = pairs[..., :step]
+        total_K.add_(pairs.view(samples, -1).sum(1), alpha=2)
+        total_K.sub_(own.reshape(samples, -1).sum(1))
+    return total_K.clamp_min_(0)
 
 
 def column_sq_norms(left_KGTp: Tensor, right_KGTq: Tensor) -> Tensor:
@@ -107,6 +119,9 @@ def cross_gram(first: OuterJacobian, second: OuterJacobian) -> Tensor:
 
     def block_KJ(chunk: slice, other: slice) -> Tensor:
         factors = first.factors(chunk)
+        if first is second and first.terms == first.form[0] == 1 and chunk == other:
+            left_Kp, right_Kq = (factor.flatten(1) for factor in factors)
+            return row_products(right_Kq).mul_(first.products.of(left_Kp))
         own = first is second and chunk == other
         return _cross_block(*factors, *(factors if own else second.factors(other)))
 
@@ -130,37 +145,12 @@ def _cross_block(
     return pairs.view(groups, samples, terms, others, more).sum((0, 2, 4))
 
 
-def measure_slabs(jacobian: OuterJacobian, wants: Sequence[str]) -> dict[str, Tensor]:
-    """What is wanted, from rows made in slabs of the parameter: each scalar of a row once.
-
-    Args:
-        jacobian: Whose rows.
-        wants: Names out of :data:`~jacoscope.jacobian._rowwise.OF_ROWS`.
-
-    Returns:
-        A tensor per want, in the shape that the Jacobian's method of that name has.
-    """
-    samples, _ = jacobian.shape
-    shapes = {"row_sq_norms": (samples,), "gram": (samples, samples)}
-    results = {
-        want: jacobian.left.new_zeros(shapes.get(want, jacobian.form), dtype=jacobian.dtype)
-        for want in wants
-    }
+def slabs(jacobian: OuterJacobian) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """All samples' rows in slabs of (G, p, q) that take the memory budget, shape (N, g, p', q)."""
     for groups, part in _slabs(jacobian):
         left = jacobian.left[:, groups, :, part].to(jacobian.dtype)
         right = jacobian.right[:, groups].to(jacobian.dtype)
-        slab = left.mT @ right
-        rows = slab.flatten(1)
-        for want, result in results.items():
-            found = OF_ROWS[want](rows)
-            if want in shapes:
-                result.add_(found)
-            else:
-                result[groups, part] = found.view(slab.shape[1:])
-    return {
-        want: result if want in shapes else result.view(jacobian.parameter_shape)
-        for want, result in results.items()
-    }
+        yield (groups, part), left.mT @ right
 
 
 def _slabs(jacobian: OuterJacobian) -> Iterator[tuple[slice, slice]]:

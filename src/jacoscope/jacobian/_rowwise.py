@@ -5,18 +5,19 @@ Shape suffixes: N samples, K samples of a chunk, P scalars of the parameter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from jacoscope.jacobian._arithmetic import lengths
+from jacoscope.jacobian._products import row_products
 
 if TYPE_CHECKING:
     from jacoscope.jacobian._jacobian import Jacobian
 
-__all__ = ["OF_ROWS", "add", "join", "measure_rows"]
+__all__ = ["OF_ROWS", "add", "join", "measure_rows", "measure_slabs"]
 
 
 def join(parts: list[Tensor]) -> Tensor:
@@ -52,9 +53,38 @@ def _column_sq_norms(rows_KP: Tensor) -> Tensor:
 OF_ROWS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "row_sq_norms": _row_sq_norms,
     "column_sq_norms": _column_sq_norms,
-    "gram": lambda rows_KP: rows_KP @ rows_KP.T,
+    "gram": row_products,
     "sum": lambda rows_KP: rows_KP.sum(0),
 }
+
+
+def measure_slabs(
+    slabs: Iterable[tuple[Any, Tensor]], wants: Sequence[str], samples: int, form: Sequence[int]
+) -> dict[str, Tensor]:
+    """What is wanted, from rows made in slabs of the parameter: each scalar of a row once.
+
+    Args:
+        slabs: Each slab's place in a tensor of shape ``form``, and the slab, shape (N, …).
+        wants: Names out of :data:`OF_ROWS`.
+        samples: N.
+        form: A shape that the parameter can be seen in.
+
+    Returns:
+        A tensor per want; those with a number for each scalar have the shape ``form``.
+    """
+    shapes = {"row_sq_norms": (samples,), "gram": (samples, samples)}
+    results: dict[str, Tensor] = {}
+    for place, slab in slabs:
+        rows_NS = slab.flatten(1)
+        for want in wants:
+            found = OF_ROWS[want](rows_NS)
+            if want not in results:
+                results[want] = found.new_zeros(shapes.get(want, tuple(form)))
+            if want in shapes:
+                results[want].add_(found)
+            else:
+                results[want][place] = found.view(results[want][place].shape)
+    return results
 
 
 def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
@@ -73,14 +103,21 @@ def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
     samples, scalars = jacobian.shape
     pairs = "gram" in wants
     fits = samples * jacobian._row_bytes <= jacobian.memory_budget
-    chunks = list(jacobian._chunks(jacobian._row_bytes * (1 if fits or not pairs else 2)))
+    room = jacobian._row_bytes * (1 if fits or not pairs else 2)
+    chunks = list(jacobian._chunks(room, samples if pairs else jacobian._rows_at_once))
     results: dict[str, Tensor] = {}
     norms: list[Tensor] = []
-    gram_NN = torch.empty(samples, samples, dtype=jacobian.dtype, device=jacobian.device)
+    gram_NN = torch.empty(
+        (samples, samples) if pairs and len(chunks) > 1 else (0, 0),
+        dtype=jacobian.dtype,
+        device=jacobian.device,
+    )
     for position, chunk in enumerate(chunks):
         rows_KP = jacobian._rows(chunk).reshape(chunk.stop - chunk.start, scalars)
         for want in wants:
-            if want == "gram":
+            if want == "gram" and len(chunks) == 1:
+                gram_NN = OF_ROWS[want](rows_KP)
+            elif want == "gram":
                 gram_NN[chunk, chunk] = OF_ROWS[want](rows_KP)
             elif want == "row_sq_norms":
                 norms.append(OF_ROWS[want](rows_KP))
