@@ -1,0 +1,361 @@
+"""What share of the training time the monitor takes, and how to keep that within a budget."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["PROBE", "Budget", "Overhead"]
+
+_log = logging.getLogger("jacoscope")
+
+PROBE = "probe"
+"""The kind of capture that probes are; the others are named by their lanes."""
+
+_FEW = 5
+"""Other steps that have to be seen before a captured one can be compared with them."""
+_HALF_LIFE = 256
+"""Other steps after which one counts half in their mean."""
+_PAUSE = 10
+"""Times the mean step that one counts for at most: what takes longer is a pause."""
+_REMEMBERED = 5
+"""Captures of a kind whose cost is remembered."""
+_SAVED = 10
+"""Captures of every kind that unused time is saved up for."""
+_LONGEST_REST = 1000
+"""Steps after which a budget is asked again, however far off it seemed."""
+_SPARSE = 1000
+"""Steps from one capture to the next that the log tells of."""
+
+
+@dataclass
+class _Captured:
+    """Captured steps whose cost is not settled yet."""
+
+    kind: str | None = None
+    captures: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+    own: float = 0.0
+    probes: float = 0.0
+    is_warm: bool = True
+
+
+class Overhead:
+    """Measures what part of the training time is the monitor's, and never waits for the device.
+
+    Training time is wall time from the beginning of a step to that of the next, without pauses.
+    Of it is the monitor's:
+
+    - its own time on the host: what passes while this context is entered, and what is added;
+    - what captured steps took beyond that and the mean of the steps around them, summed over
+      captures, as far as that is positive. Here the device's work shows: a captured step counts
+      as such until the device has delivered it. It is left out for the first step of a run or a
+      resumed run, in which the training warms up, too.
+
+    Args:
+        clock: Tells the time in seconds.
+
+    Attributes:
+        training: Seconds of training so far.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._depth = 0
+        self._entered = 0.0
+        self._host = 0.0
+        self._mark: tuple[float, int, float] | None = None
+        self._is_warm = False
+        self._is_capturing = False
+        self._captured: _Captured | None = None
+        self._excess = 0.0
+        self._other_seconds = 0.0
+        self._other_steps = 0.0
+        self._costs: dict[str, deque[float]] = {}
+        self._untypical: set[str] = set()  # those known from a step that warmed up alone
+        self.training = 0.0
+
+    def __enter__(self) -> None:
+        if not self._depth:
+            self._entered = self._clock()
+        self._depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._host += self._clock() - self._entered
+
+    def add(self, seconds: float) -> None:
+        """Count time on the host that passed outside of this context."""
+        self._host += seconds
+
+    def begin_step(self, step: int, *, is_idle: bool) -> None:
+        """A training step begins, if it is not the one that began last.
+
+        Args:
+            step: Optimiser steps before it.
+            is_idle: Whether nothing captured before is still under way.
+        """
+        if self._mark is not None and self._mark[1] == step:
+            return  # the next batch of its window
+        self._close(step)
+        self._mark = (self._clock(), step, self.own)
+        self._is_capturing = self._is_capturing and not is_idle
+        if not self._is_capturing and not math.isnan(self.step_seconds):
+            self._settle()
+
+    def begin_capture(self, kind: str) -> None:
+        """Capture or probe the step that has begun."""
+        self._is_capturing = True
+        if self._captured is None:
+            self._captured = _Captured()
+        if kind != PROBE:
+            self._captured.kind = kind
+            self._captured.captures += 1
+
+    def probed(self, seconds: float) -> None:
+        """Probes have run for so long."""
+        self._remember(PROBE, seconds)
+        if self._captured is not None:
+            self._captured.probes += seconds
+
+    def pause(self, step: int) -> None:
+        """The training pauses until the next step begins, for a validation or at an epoch's end.
+
+        Args:
+            step: Optimiser steps so far.
+        """
+        self._close(step)
+        self._mark = None
+
+    @property
+    def own(self) -> float:
+        """Seconds of the monitor's own time on the host."""
+        running = self._clock() - self._entered if self._depth else 0.0
+        return self._host + running
+
+    @property
+    def step_seconds(self) -> float:
+        """Mean time of a step without captures, ``nan`` as long as too few were seen."""
+        return self._other_seconds / self._other_steps if self._is_known else math.nan
+
+    @property
+    def spent(self) -> float:
+        """Seconds that the monitor took so far, ``nan`` where captures cannot be judged yet."""
+        captured = self._captured
+        if captured is None:
+            return self.own + self._excess
+        if not self._is_known:
+            return math.nan
+        return self.own + max(0.0, self._excess + self._beyond(captured))
+
+    @property
+    def share(self) -> float:
+        """The monitor's share of the training time so far, ``nan`` where it is not known."""
+        return self.spent / self.training if self.training > 0 else math.nan
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the cost of all captures is known."""
+        return self._captured is None
+
+    def expected(self, kind: str) -> float:
+        """Seconds that a capture of this kind may take; 0 if there was none yet."""
+        costs = self._costs.get(kind)
+        return statistics.median_low(costs) if costs else 0.0
+
+    def remembered(self, kind: str) -> int:
+        """How many captures of this kind that is known from."""
+        return len(self._costs.get(kind, ()))
+
+    @property
+    def expected_of_all(self) -> float:
+        """Seconds that a capture of each kind takes together."""
+        return sum(map(self.expected, self._costs))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The times, as plain values for a checkpoint."""
+        return {
+            "training": self.training,
+            "host": self.own,
+            "excess": self._excess,
+            "costs": {kind: list(costs) for kind, costs in self._costs.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from these times; steps may take another time here than they did there."""
+        self.training = float(state.get("training", 0.0))
+        self._host = float(state.get("host", 0.0))
+        self._excess = float(state.get("excess", 0.0))
+        self._mark, self._captured, self._is_capturing = None, None, False
+        for kind, costs in state.get("costs", {}).items():
+            self._costs[str(kind)] = deque(map(float, costs), maxlen=_REMEMBERED)
+
+    @property
+    def _is_known(self) -> bool:
+        return self._other_steps >= _FEW
+
+    def _close(self, step: int) -> None:
+        """Count the steps since the mark."""
+        if self._mark is None or step <= self._mark[1]:
+            return  # a pause, a part of a step, or another run
+        (since, first, own), captured = self._mark, self._captured
+        steps, own = step - first, self.own - own
+        seconds = self._clock() - since
+        if self._is_capturing and captured is not None:
+            captured.own += own
+            captured.seconds += seconds if self._is_warm else own
+            captured.steps += steps if self._is_warm else 0
+            captured.is_warm = captured.is_warm and self._is_warm
+            self.training += seconds
+        else:
+            self.training += own + self._counted(seconds - own, steps)
+        self._is_warm = True
+
+    def _counted(self, seconds: float, steps: int) -> float:
+        """What steps without captures add to the training time."""
+        if self._is_known:
+            seconds = min(seconds, _PAUSE * steps * self.step_seconds)
+        if self._is_warm:
+            kept = 0.5 ** (steps / _HALF_LIFE)
+            self._other_seconds = kept * self._other_seconds + seconds
+            self._other_steps = kept * self._other_steps + steps
+        return seconds
+
+    def _beyond(self, captured: _Captured) -> float:
+        """What captured steps took beyond other steps and the time on the host."""
+        return captured.seconds - captured.own - captured.steps * self.step_seconds
+
+    def _settle(self) -> None:
+        captured, self._captured = self._captured, None
+        if captured is None:
+            return
+        beyond = self._beyond(captured)
+        self._excess = max(0.0, self._excess + beyond)
+        if captured.kind is not None and captured.captures == 1:  # several are not told apart
+            self._remember(captured.kind, captured.own + max(0.0, beyond) - captured.probes)
+            if not captured.is_warm:
+                self._untypical.add(captured.kind)
+
+    def _remember(self, kind: str, seconds: float) -> None:
+        costs = self._costs.setdefault(kind, deque(maxlen=_REMEMBERED))
+        if kind in self._untypical:
+            self._untypical.remove(kind)
+            costs.clear()
+        costs.append(max(0.0, seconds))
+
+
+class Budget:
+    """Allows captures as far as the monitor keeps within its share of the training time.
+
+    A capture is allowed where the time that is left, after what the monitor has taken, covers what
+    captures of its kind have cost lately; the first of a kind is allowed as soon as nothing is
+    owed. A kind that was refused is saved up for, so that cheaper and more frequent ones do not use
+    up what it needs. Time that stays unused is saved up for ten captures at most.
+
+    Args:
+        share: The largest share, above 0.
+        overhead: What has been measured.
+    """
+
+    def __init__(self, share: float, overhead: Overhead) -> None:
+        self._share = share
+        self._overhead = overhead
+        self._forfeited = 0.0
+        self._refused: dict[str, None] = {}
+        self._step: int | None = None
+        self._left: float | None = None
+        self._answers: dict[str, bool] = {}
+        self._has_told = False
+
+    def allows(self, kind: str, step: int) -> bool:
+        """Whether a capture of this kind is allowed at this step; asking again changes nothing.
+
+        Args:
+            kind: What is to be captured.
+            step: The step that has begun.
+        """
+        if step != self._step:
+            # Once for the step: what is allowed in it is under way then, and its cost not known.
+            self._step, self._left, self._answers = step, self._open_account(), {}
+        if kind not in self._answers:
+            self._answers[kind] = self._decide(kind)
+        return self._answers[kind]
+
+    def rests_until(self, step: int) -> int:
+        """The first step after this one at which a capture other than a probe may be allowed.
+
+        Args:
+            step: The step that has begun, at which one was asked for.
+        """
+        pace = self._share * self._overhead.step_seconds
+        refused = [self._needed(kind) for kind in self._refused if kind != PROBE]
+        if not refused or self._left is None or not pace > 0:
+            return step + 1
+        steps = math.ceil(min((min(refused) - self._left) / pace, _LONGEST_REST))
+        self._tell_of_sparsity()
+        return step + max(1, steps)
+
+    def forget_refused(self) -> None:
+        """Save up for no kind in particular, as others may be asked for from now on."""
+        self._refused.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was forfeited, as plain values for a checkpoint."""
+        return {"forfeited": self._forfeited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what was forfeited."""
+        self._forfeited = float(state.get("forfeited", 0.0))
+        self._step = None
+
+    def _open_account(self) -> float | None:
+        """Seconds that may be spent, below zero where they are owed; ``None`` if not known yet."""
+        overhead = self._overhead
+        if not overhead.is_settled:
+            return None
+        if not overhead.training:
+            return 0.0  # before the first step nothing is owed
+        left = self._share * overhead.training - overhead.spent - self._forfeited
+        excessive = max(0.0, left - _SAVED * overhead.expected_of_all)
+        self._forfeited += excessive
+        return left - excessive
+
+    def _decide(self, kind: str) -> bool:
+        if self._left is None or self._left < self._needed(kind):
+            self._refused.setdefault(kind)
+            return False
+        self._refused.pop(kind, None)
+        self._left -= self._overhead.expected(kind)
+        return True
+
+    def _needed(self, kind: str) -> float:
+        """What a capture of this kind takes, and those that were refused before it."""
+        before = list(itertools.takewhile(lambda refused: refused != kind, self._refused))
+        return sum(map(self._overhead.expected, [*before, kind]))
+
+    def _tell_of_sparsity(self) -> None:
+        """Say once where captures cost so much that they become rare."""
+        seconds = self._overhead.step_seconds
+        for kind in self._refused:
+            cost = self._overhead.expected(kind)
+            steps = cost / (self._share * seconds)
+            known = self._overhead.remembered(kind)
+            if kind == PROBE or steps < _SPARSE or known < _REMEMBERED or self._has_told:
+                continue
+            self._has_told = True
+            _log.warning(
+                "a captured step takes as much time as %.0f others, so that overhead: %g leaves "
+                "%.0f steps from one to the next; measure fewer quantities or layers to have more",
+                cost / seconds,
+                self._share,
+                steps,
+            )
