@@ -35,6 +35,8 @@ from jacoscope.quantities import (
     FAMILIES,
     HEADLINES,
     HISTOGRAM_BINS,
+    OVERHEAD_FORMULA,
+    OVERHEAD_READING,
     PROBE_HEADLINES,
     QUANTITIES,
     SAMPLE_HEADLINES,
@@ -53,7 +55,8 @@ COMPATIBILITY_INTRO = """\
 `scripts/generate_docs.py`; do not edit.*
 
 Each row is a small real training. Its numbers are compared with plain autograd: one process, no
-wrappers, no compilation, the same weights and the same batch, in full precision.
+wrappers, no compilation, the same weights and the same batch, in full precision. Rows of the last three
+parts (several processes, loops, faults) are held by tests of their own, to the same.
 
 - **exact**: every value that is wanted is there, and equals plain autograd's, as far as the precision
   of the row's training goes.
@@ -171,6 +174,9 @@ def quantities_page() -> str:
     lines.append(
         "| `coverage` | scalars whose gradient is in the record / trainable scalars | 1 | Share of "
         "the model that these numbers are on. | own definition |"
+    )
+    lines.append(
+        f"| `monitor_overhead` | {_cell(OVERHEAD_FORMULA)} | 1 | {OVERHEAD_READING} | own definition |"
     )
     lines += ["", SAMPLE_HEADLINES_INTRO, "| name | title | unit |", "|---|---|---|"]
     for name in SAMPLE_HEADLINES:
@@ -403,8 +409,10 @@ def compatibility_page() -> str:
 def _verdict(verdict: Any) -> str:
     if not verdict.reason:
         return str(verdict.word)
-    rows = ", ".join(f"`{name.removeprefix('network.')}`" for name in verdict.rows)
-    head = f"exact; {verdict.word} for {rows}" if rows else verdict.word
+    named = [name.removeprefix("network.") for name in (*verdict.rows, *verdict.quantities)]
+    where = f" for {', '.join(f'`{name}`' for name in named)}" if named else ""
+    where += f" at step {', '.join(map(str, verdict.steps))}" if verdict.steps else ""
+    head = f"exact; {verdict.word}{where}" if where else verdict.word
     return _cell(f"{head}: {verdict.reason}")
 
 

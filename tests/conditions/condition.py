@@ -8,7 +8,6 @@ holds the row to it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -34,19 +33,36 @@ class Verdict:
         word: ``exact``, ``withheld`` or ``not run here``.
         reason: Why it is withheld, as the record says it or a part of that; or why it is not run.
         rows: The parameters that are withheld, where others are exact; all of them if empty.
+        quantities: The quantities that are withheld, where others are exact; all of them if empty.
+        steps: The steps at which they are withheld, where they are exact at others; all if empty.
     """
 
     word: str
     reason: str = ""
     rows: tuple[str, ...] = ()
+    quantities: tuple[str, ...] = ()
+    steps: tuple[int, ...] = ()
+
+    @property
+    def is_partly_exact(self) -> bool:
+        """Whether there is something that is exact."""
+        is_partial = bool(self.rows or self.quantities or self.steps)
+        return self.word == "exact" or (self.word == "withheld" and is_partial)
+
+    def withholds(self, step: int, quantity: str) -> bool:
+        """Whether something of this quantity is withheld at this step."""
+        of_quantity = not self.quantities or quantity in self.quantities
+        return self.word == "withheld" and of_quantity and (not self.steps or step in self.steps)
 
 
 EXACT = Verdict("exact")
 
 
-def withheld(reason: str, *rows: str) -> Verdict:
-    """Withheld with this reason: of these parameters, or of all."""
-    return Verdict("withheld", reason, rows)
+def withheld(
+    reason: str, *rows: str, quantities: tuple[str, ...] = (), steps: tuple[int, ...] = ()
+) -> Verdict:
+    """Withheld with this reason: of these parameters, quantities and steps, or of all."""
+    return Verdict("withheld", reason, rows, quantities, steps)
 
 
 def not_run(why: str) -> Verdict:
@@ -90,13 +106,17 @@ class Step:
             random numbers' state before it.
         before: Weights right before the optimiser's step.
         after: Weights after it.
+        end: Weights at the end of the training step.
         size: Batches that the loss of each was divided by.
+        history: The batches of all steps so far and of this one.
     """
 
     batches: Sequence[tuple[Mapping[str, Tensor], Any, Tensor]]
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
+    end: Mapping[str, Tensor]
     size: int
+    history: Sequence[tuple[Mapping[str, Tensor], Any, Tensor]] = ()
 
 
 Gradients = dict[str, Tensor]
@@ -119,11 +139,15 @@ class Condition:
         options: Of the Trainer.
         config: Of the monitor, beside the quantities.
         callbacks: Makes further callbacks.
+        plugins: Makes plugins of the Trainer.
         plain: Makes the same network out of plain layers: what the reference evaluates. By default
             the module's own network, in the precision of the reference.
         precision: Of the reference.
         gradients: The gradient of a step where it is not the mean of samples' own, from the plain
             network with the weights of the step.
+        loss: The loss of a batch where it is not the mean of the losses per sample.
+        contributions: What each sample adds to the gradient, from the plain network and a batch, by
+            parameter, shape (N, *parameter), where that is not the gradient of its own loss.
         tolerance: Largest error relative to the largest value of its quantity.
         is_identical: Whether training is deterministic, so that it can be compared bit by bit.
         steps: Steps recorded, at least.
@@ -144,9 +168,12 @@ class Condition:
     options: Mapping[str, Any] = field(default_factory=lambda: {"precision": "64-true"})
     config: Mapping[str, Any] = field(default_factory=dict)
     callbacks: Callable[[], list[Any]] = list
+    plugins: Callable[[], list[Any]] = list
     plain: Callable[[], nn.Module] | None = None
     precision: torch.dtype = torch.float64
     gradients: Callable[[nn.Module, Step], Gradients] | None = None
+    loss: Callable[[nn.Module, Any], Tensor] | None = None
+    contributions: Callable[[nn.Module, Any], Gradients] | None = None
     tolerance: float = 1e-8
     is_identical: bool = True
     steps: int = 2
@@ -161,7 +188,13 @@ class Condition:
 
     def network(self, state: Mapping[str, Tensor]) -> nn.Module:
         """The plain network with these weights, in the precision of the reference."""
-        made = self.plain() if self.plain is not None else copy.deepcopy(self.module().network)
-        made = made.to(self.precision)
-        made.load_state_dict({name: value.to(self.precision) for name, value in state.items()})
+        made = self.plain() if self.plain is not None else self.module().network
+        made = made._apply(lambda tensor: _to(tensor, self.precision))
+        made.load_state_dict({name: _to(value, self.precision) for name, value in state.items()})
         return made.train()
+
+
+def _to(value: Tensor, precision: torch.dtype) -> Tensor:
+    if value.is_complex():
+        return value.to(torch.promote_types(precision, torch.complex32))
+    return value.to(precision) if value.is_floating_point() else value

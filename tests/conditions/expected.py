@@ -14,7 +14,14 @@ from probe_expected import by_input, by_parameters, matrix
 from probing.step_reference import expected
 from quantities.sample_reference import defined
 
-__all__ = ["PARAMETERS", "PROBES", "SAMPLES", "expected_parameters", "expected_probes"]
+__all__ = [
+    "LOSS_PROBES",
+    "PARAMETERS",
+    "PROBES",
+    "SAMPLES",
+    "expected_parameters",
+    "expected_probes",
+]
 __all__ += ["expected_samples", "names_of"]
 
 Values = dict[str, dict[str, float]]
@@ -25,8 +32,9 @@ SAMPLES = (
     *("sample_grad_norm", "sample_grad_norm_max", "sample_alignment", "grad_variance"),
     *("coherence", "grad_diversity", "fisher_trace", "fisher_max", "effective_rank"),
 )
+LOSS_PROBES = ("predicted_change", "actual_change", "second_order_change")
 PROBES = (
-    *("predicted_change", "actual_change", "second_order_change"),
+    *LOSS_PROBES,
     *("output_jacobian_norm", "input_jacobian_norm"),
 )
 
@@ -42,6 +50,10 @@ def contributions(condition: Condition, step: Step) -> list[dict[str, np.ndarray
     found = []
     for state, batch, random in step.batches:
         network = condition.network(state)
+        if condition.contributions is not None:
+            given = condition.contributions(network, batch)
+            found.append({f"network.{n}": g.flatten(1).numpy() for n, g in given.items()})
+            continue
         with torch.random.fork_rng():
             torch.set_rng_state(random)
             losses = _losses(condition, network, batch)
@@ -73,6 +85,8 @@ def expected_parameters(condition: Condition, step: Step, first: Step) -> Values
     """Quantities of parameters, by their definitions."""
     found: Values = {quantity: {} for quantity in PARAMETERS}
     for name, gradient in gradients(condition, step).items():
+        if not gradient.numel():
+            continue
         start, end = (_flat(state[name[len("network.") :]]) for state in (step.before, step.after))
         found["grad_norm"][name] = float(gradient.double().norm())
         found["grad_max"][name] = float(gradient.double().abs().max())
@@ -88,6 +102,8 @@ def expected_samples(condition: Condition, step: Step, first: Step) -> Values:
     found: Values = {quantity: {} for quantity in SAMPLES}
     for row, names in members.items():
         laid = [np.concatenate([part[name] for name in names], axis=1) for part in parts]
+        if not any((abs(part) > 1e-14).any() for part in laid):
+            continue  # there most quantities are 0/0
         values = defined(laid, None)
         for quantity in SAMPLES:
             found[quantity][row] = values[quantity]
@@ -96,33 +112,46 @@ def expected_samples(condition: Condition, step: Step, first: Step) -> Values:
 
 def expected_probes(condition: Condition, step: Step, first: Step) -> Values:
     """What the step did to its last batch's loss, and how the first probe's outputs now move."""
-    _, batch, random = step.batches[-1]
     network = condition.network(step.before)
-    trained = [name for name, p in network.named_parameters() if p.requires_grad]
-    both = step.before, step.after
-    start, end = ({n: s[n].to(condition.precision) for n in trained} for s in both)
-    layers: dict[str, list[str]] = {}
-    for name in trained:
-        layers.setdefault(f"layer network.{name.rpartition('.')[0]}", []).append(name)
-
-    def loss(model: nn.Module) -> Tensor:
-        return _losses(condition, model, batch).mean()
-
-    true = expected(network, loss, start, end, layers, random)
-    found: Values = {
-        "predicted_change": {row or "(all)": value for row, value in true.predicted.items()},
-        "actual_change": {row or "(all)": value for row, value in true.actual.items()},
-        "second_order_change": {row or "(all)": v for row, v in true.second_order.items()},
-    }
-    inputs = first.batches[-1][1][0].to(condition.precision)
-    now = condition.network(step.after).eval()
+    is_complex = any(parameter.is_complex() for parameter in network.parameters())
+    found = {} if is_complex else _expected_of_step(condition, network, step)
+    inputs = first.batches[-1][1][0]
+    if torch.is_floating_point(inputs):
+        inputs = inputs.to(condition.precision)
+    now = condition.network(step.end).eval()
     rows = by_parameters(now, inputs)
-    joined = torch.cat([matrix(rows[name]) for name in trained], 1)
+    joined = torch.cat([matrix(each) for each in rows.values()], 1)
     found["output_jacobian_norm"] = {"(all)": _root_mean_square(joined, len(inputs))}
+    if not torch.is_floating_point(inputs):
+        return found
     found["input_jacobian_norm"] = {
         "(input)": _root_mean_square(by_input(now, (inputs,)).flatten(1), len(inputs))
     }
     return found
+
+
+def _expected_of_step(condition: Condition, network: nn.Module, step: Step) -> Values:
+    """What the step did to its last batch's loss."""
+    batch = step.batches[-1][1]
+    trained = [name for name, p in network.named_parameters() if p.requires_grad]
+    both = step.before, step.after
+    start, end = ({n: s[n].to(condition.precision) for n in trained} for s in both)
+    layers: dict[str, list[str]] = {}
+    for name in (name for name in trained if start[name].numel()):
+        layers.setdefault(f"layer {f'network.{name}'.rpartition('.')[0]}", []).append(name)
+
+    def loss(model: nn.Module) -> Tensor:
+        if condition.loss is not None:
+            return condition.loss(model, batch)
+        return _losses(condition, model, batch).mean()
+
+    random = torch.Generator().manual_seed(0).get_state()  # probes.seed
+    true = expected(network, loss, start, end, layers, random)
+    return {
+        "predicted_change": {row or "(all)": value for row, value in true.predicted.items()},
+        "actual_change": {row or "(all)": value for row, value in true.actual.items()},
+        "second_order_change": {row or "(all)": v for row, v in true.second_order.items()},
+    }
 
 
 def _root_mean_square(rows: Tensor, samples: int) -> float:
@@ -133,7 +162,9 @@ def _losses(condition: Condition, network: nn.Module, batch: Any) -> Tensor:
     inputs = batch[0]
     if torch.is_floating_point(inputs):
         inputs = inputs.to(condition.precision)
-    losses: Tensor = condition.module().losses(network, (inputs, *batch[1:]))
+    with torch.random.fork_rng():  # to make a module draws random numbers
+        module = condition.module()
+    losses: Tensor = module.losses(network, (inputs, *batch[1:]))
     return losses
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from conditions.condition import Condition
+from conditions.rows_gradients import GRADIENTS
+from conditions.rows_manual import MANUAL
+from conditions.rows_optimisers import OPTIMISERS
+from conditions.rows_trainer import TRAINER
 
 __all__ = ["OPTIMISATION"]
 
@@ -20,4 +24,14 @@ OPTIMISATION = (
         options={**_DOUBLE, "gradient_clip_val": 0.01},
         note="gradients are those before clipping",
     ),
+    Condition(
+        "Optimisation",
+        "clipping by value",
+        options={**_DOUBLE, "gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+        note="gradients are those before clipping",
+    ),
+    *OPTIMISERS,
+    *MANUAL,
+    *GRADIENTS,
+    *TRAINER,
 )

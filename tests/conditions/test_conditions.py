@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def train(condition: Condition, folder: Path, monitor: SensitivityMonitor | None
     witness, module = Witness(), condition.module()
     ours = [monitor] if monitor is not None else []
     options = {"logger": False, "max_epochs": 1, **condition.options}
+    options["plugins"] = condition.plugins()
     callbacks = [*ours, witness, *condition.callbacks()]
     with condition.within():
         fitting = trainer(pl, folder, callbacks=callbacks, **options)
@@ -92,10 +93,10 @@ def test_a_condition_is_as_the_table_says(
             continue
         if verdict.word == "withheld":
             check_withheld(condition, verdict, quantities, found, reasons, family)
-        if verdict.word == "exact" or verdict.rows:
+        if verdict.is_partly_exact:
             for number in seen:
                 wanted = expected(condition, witness.step(number), witness.step(min(found)))
-                compare(condition, verdict, found[number], wanted, f"{family} of step {number}")
+                compare(condition, verdict, found[number], wanted, family, number)
 
 
 def recorded(sink: MemorySink) -> dict[int, Values]:
@@ -111,15 +112,15 @@ def recorded(sink: MemorySink) -> dict[int, Values]:
     return found
 
 
-def why_missing(sink: MemorySink) -> dict[str, dict[str, set[str]]]:
-    """By quantity, then by row, why values are missing; a whole quantity's row is empty."""
-    found: dict[str, dict[str, set[str]]] = {}
+def why_missing(sink: MemorySink) -> list[tuple[int, str, str, str]]:
+    """Step, quantity, row and reason of what is missing; a whole quantity's row is empty."""
+    found = []
     for record in [*sink.records, *sink.probes]:
         for quantity, reason in record.withheld.items():
-            found.setdefault(quantity, {}).setdefault("", set()).add(reason)
+            found.append((record.step, quantity, "", reason))
         for each in record.records:
             for row, reason in each.missing.items():
-                found.setdefault(each.quantity, {}).setdefault(row, set()).add(reason)
+                found.append((record.step, each.quantity, row, reason))
     return found
 
 
@@ -128,34 +129,43 @@ def check_withheld(
     verdict: Verdict,
     quantities: tuple[str, ...],
     found: Mapping[int, Values],
-    reasons: Mapping[str, Mapping[str, set[str]]],
+    reasons: Sequence[tuple[int, str, str, str]],
     family: str,
 ) -> None:
     """None of the rows has a value, and each says why, in the words of the table."""
     rows = verdict.rows or tuple(names_of(condition))
-    for values in found.values():
+    for step, values in found.items():
         for quantity in quantities:
             there = set(values.get(quantity, {})) & set(rows)
-            assert not there, f"{quantity} of {there} is there, and should be withheld"
+            is_right = not (there and verdict.withholds(step, quantity))
+            assert is_right, f"{quantity} of {there} is there, and should be withheld"
     said = {
         reason
-        for quantity in quantities
-        for row, several in reasons.get(quantity, {}).items()
+        for step, quantity, row, reason in reasons
+        if quantity in quantities and verdict.withholds(step, quantity)
         if not row or row in rows or not verdict.rows
-        for reason in several
     }
     assert said or not found, f"no reason is given for {family}"
     assert all(verdict.reason in reason for reason in said), said
 
 
 def compare(
-    condition: Condition, verdict: Verdict, found: Values, wanted: Values, what: str
+    condition: Condition,
+    verdict: Verdict,
+    found: Values,
+    wanted: Values,
+    family: str,
+    step: int,
 ) -> None:
     """Every value that is wanted is there, and as wanted; what is withheld is not compared."""
+    what = f"{family} of step {step}"
     for quantity, rows in wanted.items():
+        is_withheld = verdict.withholds(step, quantity)
+        if is_withheld and not verdict.rows:
+            continue
         scale = max((abs(value) for value in rows.values() if np.isfinite(value)), default=0.0)
         for row, value in rows.items():
-            if row in verdict.rows or (verdict.rows and row.startswith(("(all)", "layer "))):
+            if is_withheld and (row in verdict.rows or row.startswith(("(all)", "layer "))):
                 continue
             assert row in found.get(quantity, {}), f"{quantity} of {row} is missing in {what}"
             np.testing.assert_allclose(
@@ -189,10 +199,10 @@ def test_a_wrong_number_is_found_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     found = recorded(sink)[0]
     for family in (expected_parameters, expected_samples, expected_probes):
         wanted = family(CONDITIONS[0], witness.step(0), witness.step(0))
-        compare(CONDITIONS[0], CONDITIONS[0].parameters, found, wanted, "step 0")
+        compare(CONDITIONS[0], CONDITIONS[0].parameters, found, wanted, "all", 0)
         for quantity, rows in wanted.items():
             row = next(iter(rows))
             wrong = {quantity: {**rows, row: rows[row] * (1 + 1e-6)}}
             with pytest.raises(AssertionError, match=quantity):
-                compare(CONDITIONS[0], CONDITIONS[0].parameters, found, wrong, "step 0")
+                compare(CONDITIONS[0], CONDITIONS[0].parameters, found, wrong, "all", 0)
     assert torch.is_grad_enabled()

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from conditions.condition import Step
 from helpers import fingerprint
@@ -31,15 +32,20 @@ class Witness(pl.Callback):
         self._batches: dict[int, list[Any]] = defaultdict(list)
         self._before: dict[int, dict[str, Tensor]] = {}
         self._after: dict[int, dict[str, Tensor]] = {}
-        self._size = 1
+        self._sizes: dict[int, int] = {}
+        self._first_steps: dict[int, dict[str, Tensor]] = {}
+        self._stepped: set[tuple[int, int]] = set()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, _: int) -> None:
         self._step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        self._size = trainer.accumulate_grad_batches
+        self._sizes[self._step] = trainer.accumulate_grad_batches
         kept = copy.deepcopy(batch)
         self._batches[self._step].append((_weights(pl_module), kept, torch.get_rng_state()))
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if (self._step, id(optimizer)) in self._stepped and not pl_module.automatic_optimization:
+            self._first_steps.setdefault(self._step, _weights(pl_module))
+        self._stepped.add((self._step, id(optimizer)))
         self._before.setdefault(self._step, _weights(pl_module))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
@@ -50,10 +56,15 @@ class Witness(pl.Callback):
 
     def step(self, number: int) -> Step:
         """What is known of a step."""
-        batches, after = self._batches[number], self._after[number]
-        return Step(batches, self._before[number], after, self._size)
+        batches = self._batches[number]
+        after = self._first_steps.get(number, self._after[number])
+        steps = [step for step in sorted(self._batches) if step <= number]
+        history = [one for step in steps for one in self._batches[step]]
+        end = self._after[number]
+        return Step(batches, self._before[number], after, end, self._sizes[number], history)
 
 
 def _weights(module: Any) -> dict[str, Tensor]:
     state = module.network.state_dict()
-    return {clean(name): value.detach().clone() for name, value in state.items()}
+    made = {name: value for name, value in state.items() if not is_lazy(value)}
+    return {clean(name): value.detach().clone() for name, value in made.items()}
