@@ -4,7 +4,7 @@
     python scripts/benchmark_probes.py --device cuda
 
 A plain step and the probes take turns in one process; figures are medians over rounds of the ratio
-within a round. The workloads are those of ``benchmark_overhead.py``.
+within a round. The workloads are those of ``benchmark.py``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmark_overhead import SAMPLES, WORKLOADS
+from benchmarking.workloads import batch_loss, make
 from jacoscope import Monitor, neural_tangent_kernel
 from jacoscope.sinks import MemorySink
 
+WORKLOADS = ("MLP", "CNN", "GPT-tied")
 FAMILIES = {
     "∂f/∂θ norms": ["output_jacobian_norm"],
     "tangent kernel": ["ntk_top_eigenvalue", "ntk_alignment", "ntk_drift"],
@@ -32,23 +33,14 @@ FAMILIES = {
 }
 
 
-def batches(name: str, device: str) -> tuple[Any, Callable[[nn.Module, Any], Tensor]]:
-    """A batch of a workload, and its loss."""
-    count = SAMPLES[name]
-    if name == "GPT":
-        tokens = torch.randint(512, (count, 128), device=device)
-        return (tokens, tokens), lambda m, b: nn.functional.cross_entropy(
-            m(b[0]).flatten(0, 1), b[1].flatten()
-        )
-    shape = (784,) if name == "MLP" else (3, 32, 32)
-    batch = torch.randn(count, *shape, device=device), torch.randint(10, (count,), device=device)
-    return batch, lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1])
+def loss_of(model: nn.Module, batch: Any) -> Tensor:
+    """The mean cross-entropy of a batch."""
+    return batch_loss(model(batch[0]), batch[1])
 
 
 def step(
     model: nn.Module,
     batch: Any,
-    loss: Callable[[nn.Module, Any], Tensor],
     optimizer: torch.optim.Optimizer,
     monitor: Monitor | None,
     index: int,
@@ -59,7 +51,7 @@ def step(
         monitor.begin_step(index)
         monitor.begin_batch(batch)
     optimizer.zero_grad()
-    loss(model, batch).backward()
+    loss_of(model, batch).backward()
     if monitor is not None:
         monitor.before_optimizer_step(optimizer)
     optimizer.step()
@@ -72,25 +64,25 @@ def step(
 
 def ratios(device: str, rounds: int) -> Iterator[tuple[str, float, dict[str, float]]]:
     """Of each workload, the plain step's seconds, and each family's in plain steps."""
-    for name, make in WORKLOADS.items():
-        model = make(device)[0].to(device)
-        batch, loss = batches(name, device)
+    for name in WORKLOADS:
+        workload = make(name, device)
+        model, batch = workload.model, (workload.inputs, workload.targets)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
         monitors = {
             family: Monitor(
                 model,
                 {"quantities": asked, "probes": {"schedule": {"every": 1}, "saliency": 0}},
                 sinks=[MemorySink()],
-                loss=loss,
+                loss=loss_of,
             )
             for family, asked in FAMILIES.items()
         }
         found: dict[str, list[float]] = {family: [] for family in monitors}
         plain: list[float] = []
         for index in range(rounds + 1):
-            seconds = step(model, batch, loss, optimizer, None, index)
+            seconds = step(model, batch, optimizer, None, index)
             times = {
-                family: step(model, batch, loss, optimizer, monitor, index) - seconds
+                family: step(model, batch, optimizer, monitor, index) - seconds
                 for family, monitor in monitors.items()
             }
             if index:

@@ -62,6 +62,8 @@ def main(folder: str, processes: int, accumulate: int) -> None:
         logger=pl.loggers.TensorBoardLogger(folder, name="run", version=0),
     )
     trainer.fit(Regression())
+    if processes > 1:
+        torch.distributed.destroy_process_group()
     print("DONE", trainer.global_rank)
 
 

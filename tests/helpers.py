@@ -42,6 +42,7 @@ def fingerprint(*objects: Any) -> str:
 
     def feed(value: Any) -> None:
         if isinstance(value, Tensor):
+            value = value.to_dense() if value.is_sparse else value
             digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
             digest.update(
                 value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

@@ -74,3 +74,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for each in ("plain", "probed", "evaluated"):
         main(sys.argv[1], each)
+    torch.distributed.destroy_process_group()

@@ -23,6 +23,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import fp16_compress_hook
 from torch.distributed.nn.functional import all_reduce
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -30,7 +31,7 @@ import jacoscope.callback
 import jacoscope.processes
 from helpers import fingerprint, trainer
 from jacoscope import Monitor, MonitorWarning, SensitivityMonitor
-from jacoscope.config import LayerRule, Output, Schedule
+from jacoscope.config import LayerRule, Output, QuantityName, Schedule
 from jacoscope.processes import Processes
 from jacoscope.sinks import MemorySink
 from sample_training import (
@@ -47,6 +48,7 @@ from sample_training import (
 
 RANK = int(os.environ.get("LOCAL_RANK", "0"))
 FOLDER = Path(sys.argv[1]) if __name__ == "__main__" else Path()
+OF_GRADIENTS: tuple[QuantityName, ...] = ("grad_norm", "grad_max", "grad_mean")
 RULES = (
     LayerRule(kind="bias", group="biases"),
     LayerRule(match="network.2.*", group="head"),
@@ -131,7 +133,7 @@ def train(
 
 
 def watched(**options: Any) -> SensitivityMonitor:
-    return watching(**{"quantities": ("grad_norm", *PER_SAMPLE), "layers": RULES, **options})
+    return watching(**{"quantities": (*OF_GRADIENTS, *PER_SAMPLE), "layers": RULES, **options})
 
 
 # The numbers.
@@ -167,15 +169,16 @@ class WithOutputs(Learner):
 
 
 class WithSpare(WithOutputs):
-    """Has a parameter that only the loss of rank zero depends on."""
+    """Has a parameter that only the loss of rank zero depends on, or that of none."""
 
-    def __init__(self) -> None:
+    def __init__(self, users: tuple[int, ...] = (0,)) -> None:
         super().__init__(perceptron(torch.float64))
+        self.users = users
         self.spare = nn.Parameter(torch.ones(3, dtype=torch.float64))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:  # type: ignore[override]
         outputs = super().training_step(batch, batch_idx)
-        if RANK == 0:
+        if RANK in self.users:
             outputs["loss"] = outputs["loss"] + self.spare.square().sum()
         return outputs
 
@@ -184,6 +187,8 @@ def looking_for_unused() -> None:
     module = WithSpare()
     strategy = {"find_unused_parameters": True, "gradient_as_bucket_view": True}
     train("unused", shuffled(), module=module, monitor=watched(), strategy=strategy)
+    module = WithSpare(users=())
+    train("unused by all", shuffled(), module=module, monitor=watched(), strategy=strategy)
 
 
 def static_graph() -> None:
@@ -391,19 +396,30 @@ def resumed() -> None:
 # Elsewhere.
 
 
-def loop(name: str, window: int = 1, *, gathers: bool = True, **options: Any) -> None:
+def loop(
+    name: str,
+    window: int = 1,
+    *,
+    gathers: bool = True,
+    dropped: int = -1,
+    hook: Any = None,
+    counts_batches: bool = False,
+    **options: Any,
+) -> None:
     """PyTorch alone, with DistributedDataParallel."""
     network = perceptron(torch.float64)
     inner = nn.ModuleDict({"network": network})
     model = nn.parallel.DistributedDataParallel(network)
+    if hook is not None:
+        model.register_comm_hook(None, hook)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     seen: dict[int, Any] = {}
     processes = Processes() if gathers else None
     sink = MemorySink()
-    config = {"quantities": ("grad_norm", *PER_SAMPLE), "schedule": {"every": 1}, **options}
+    config = {"quantities": (*OF_GRADIENTS, *PER_SAMPLE), "schedule": {"every": 1}, **options}
     with Monitor(inner, config, sinks=[sink], processes=processes) as monitor:
         for place, batch in enumerate(dealt(60)):
-            step = place // window
+            step = place if counts_batches else place // window
             state = {key: value.clone() for key, value in network.state_dict().items()}
             seen.setdefault(step, []).append((state, batch, None))
             monitor.begin_step(step)
@@ -412,6 +428,8 @@ def loop(name: str, window: int = 1, *, gathers: bool = True, **options: Any) ->
             monitor.before_backward(loss, window=window)
             loss.backward()
             monitor.after_backward()
+            if place == dropped and RANK == 1:
+                monitor.abandon_step()
             if place % window == window - 1:
                 monitor.before_optimizer_step(optimizer)
                 optimizer.step()
@@ -426,6 +444,9 @@ def loop(name: str, window: int = 1, *, gathers: bool = True, **options: Any) ->
 def loops() -> None:
     loop("loop", on_error="raise")
     loop("loop with windows", 2, on_error="raise")
+    loop("loop with a step dropped", 2, dropped=0, on_error="raise")
+    loop("loop that counts batches", 4, counts_batches=True, on_error="raise")
+    loop("loop compressed", hook=fp16_compress_hook, on_error="raise")
     loop("loop alone", gathers=False, on_error="raise")
     with Patch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -485,4 +506,5 @@ if __name__ == "__main__":
         jacoscope.processes._TIMEOUT = timedelta(seconds=30)
         for situation in SITUATIONS:
             situation()
+        torch.distributed.destroy_process_group()
         print("DONE", RANK)

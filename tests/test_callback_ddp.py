@@ -61,11 +61,3 @@ def test_two_processes_record_what_one_does(accumulate: int, tmp_path: Path) -> 
         np.testing.assert_allclose(
             two[quantity], one[quantity], rtol=1e-6, atol=1e-12, err_msg=quantity
         )
-
-
-@pytest.mark.slow
-def test_sharded_parameters_are_withheld_and_said_so(tmp_path: Path) -> None:
-    done = launch(SCRIPT.with_name("model_parallel_script.py"), str(tmp_path))
-    assert done.stdout.count("DONE") == 2
-    said = "nothing will be recorded: it is sharded over processes"
-    assert done.stderr.count(said) == 1, done.stderr

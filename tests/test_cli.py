@@ -299,7 +299,7 @@ def test_help_documents_every_option(command: str, call: Call) -> None:
     result = call(command, "--help")
     assert result.code == 0
     shown = _squeezed(result.out)
-    assert len(_options()) == 54
+    assert len(_options()) == 55
     for option, text in _options().items():
         assert text
         section = shown.rpartition(_squeezed(f"{option} "))[2][:3000]

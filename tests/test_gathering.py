@@ -43,6 +43,22 @@ def test_one_process_talks_to_itself(group: None) -> None:
     assert not are_several()
 
 
+def test_a_closed_end_talks_no_more(group: None) -> None:
+    """PyTorch would take the training's own group for one that is not there."""
+    processes = Processes()
+    processes.close()
+    for talk in (processes.share, processes.hand_over, processes.of_rank_zero):
+        with pytest.raises(RuntimeError, match="this process has closed its end"):
+            talk(1)
+
+
+def test_closing_is_safe_when_the_group_has_gone(group: None) -> None:
+    processes = Processes()
+    dist.destroy_process_group()
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    processes.close()
+
+
 def batch(samples: int = 8) -> tuple[Tensor, Tensor]:
     rows = rows_of_pairs(samples, torch.float64)
     return torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows])

@@ -16,8 +16,10 @@ _ROOT = Path(jacoscope.__file__).parent
 _ORDER = [
     *(
         "config",
+        "sharding",
         "selection",
         "schedule",
+        "pacing",
         "batches",
         "jacobian",
         "capturing",
@@ -38,6 +40,7 @@ _ORDER = [
         "captured_samples",
         "gathering",
         "captured_step",
+        "shard_gathering",
         "probe_record",
         "alerts",
         "probe_plan",
@@ -46,6 +49,7 @@ _ORDER = [
         "prober",
         "sinks",
         "monitor",
+        "huggingface",
         "_lightning",
         "_sampler",
         "_training_loss",
@@ -58,7 +62,7 @@ _ORDER = [
     ),
 ]
 # These hold no data and import nothing of ours, so that all may import them.
-_FREE = ["_version", "errors", "faults", "schema"]
+_FREE = ["_version", "errors", "faults", "memory", "schema"]
 # What stands beside the flow, by what it may import.
 _BESIDE: dict[str, list[str]] = {
     "reader": ["errors", "schema"],

@@ -29,23 +29,60 @@ __all__ = [
     "withheld_reason",
 ]
 
-_SHARDED = {
-    "FSDPStrategy": "FSDP",
+_UNREADABLE = {
     "DeepSpeedStrategy": "DeepSpeed",
-    "XLAFSDPStrategy": "FSDP",
+    "XLAFSDPStrategy": "FSDP on XLA",
 }
+_KNOWN = {
+    *("SingleDeviceStrategy", "SingleDeviceXLAStrategy", "DDPStrategy"),
+    *("FSDPStrategy", "ModelParallelStrategy"),
+}
+_SHARDING = {"FSDPStrategy", "ModelParallelStrategy"}
+# Methods by which a precision plugin may scale the loss, and take the scale out again.
+_SCALING = {"pre_backward", "backward", "post_backward", "optimizer_step"}
 
-# Hooks of DistributedDataParallel after which gradients are the processes' mean.
+_UNSCALED = (
+    "unscaled (the AMP scale is divided out; the scaler skips a step whose gradients are not "
+    "finite, so that its update is 0)"
+)
+
+# Hooks of DistributedDataParallel after which gradients are the processes' mean, what may be put
+# around them, and hooks after which each process has a gradient of its own.
 _AVERAGING = ("allreduce_hook", "fp16_compress_hook", "bf16_compress_hook")
+_ROUNDING = ("fp16_compress_wrapper", "bf16_compress_wrapper")
+_SEPARATE = ("post_localSGD_hook", "noop_hook")
 
 
 def withheld_reason(trainer: Trainer) -> str | None:
     """Why no parameter can be measured under this Trainer, or ``None`` if they can."""
-    for cls in type(trainer.strategy).__mro__:
-        if cls.__name__ in _SHARDED:
-            how = _SHARDED[cls.__name__]
-            return f"{how} splits parameters over processes, which is not supported yet"
+    strategy = trainer.strategy
+    for name, how in _UNREADABLE.items():
+        if _is(strategy, name):
+            return f"{how} keeps gradients in buffers of its own, where they cannot be read"
+    if trainer.world_size > 1 and not any(_is(strategy, name) for name in _KNOWN):
+        return (
+            f"how {type(strategy).__name__} spreads parameters and gradients over processes is not "
+            "known"
+        )
+    hook = _name_of(getattr(strategy, "_ddp_comm_hook", None))
+    if trainer.world_size > 1 and hook in _SEPARATE:
+        return f"the communication hook {hook} leaves each process a gradient of its own"
+    if _scales_unknown(trainer.precision_plugin):
+        return (
+            f"the precision plugin {type(trainer.precision_plugin).__name__} has a backward or an "
+            "optimiser's step of its own, so that what it scales gradients by is not known"
+        )
     return None
+
+
+def _scales_unknown(plugin: Any) -> bool:
+    """Whether a precision plugin that is none of Lightning's own may scale the loss."""
+    for cls in type(plugin).__mro__:
+        if cls.__module__.partition(".")[0] in ("lightning", "pytorch_lightning"):
+            return False
+        if not _SCALING.isdisjoint(vars(cls)):
+            return True
+    return True
 
 
 def samples_withheld_reason(trainer: Trainer, module: LightningModule) -> str | None:
@@ -61,19 +98,28 @@ def samples_withheld_reason(trainer: Trainer, module: LightningModule) -> str | 
 
 def _gathering_withheld_reason(strategy: Any) -> str | None:
     """Why a sample's part of the gradient of several processes is not known, if that is so."""
-    if not any(cls.__name__ == "DDPStrategy" for cls in type(strategy).__mro__):
+    if not _is(strategy, "DDPStrategy"):
         name = type(strategy).__name__
         return f"samples of several processes are gathered under DDP only, not under {name}"
     hook = getattr(strategy, "_ddp_comm_hook", None)
-    if hook is not None and getattr(hook, "__name__", "") not in _AVERAGING:
-        return f"the communication hook {hook!r} may combine gradients otherwise than by their mean"
+    around = getattr(strategy, "_ddp_comm_wrapper", None)
+    for each, allowed in ((hook, _AVERAGING), (around, _ROUNDING)):
+        if each is not None and _name_of(each) not in allowed:
+            return (
+                f"the communication hook {each!r} may combine gradients otherwise than by their "
+                "mean"
+            )
     return None
+
+
+def _name_of(hook: Any) -> str:
+    return str(getattr(hook, "__name__", ""))
 
 
 def processes_of(
     trainer: Trainer, config: MonitorConfig, withheld: str | None
 ) -> tuple[Processes | None, str | None]:
-    """The processes whose samples are gathered; all of them have to call it.
+    """The processes that bring samples or shards together; all of them have to call it.
 
     Args:
         trainer: The Trainer.
@@ -81,18 +127,19 @@ def processes_of(
         withheld: Why samples cannot be captured, if that is so.
 
     Returns:
-        The processes, if there are several and samples are wanted and can be had; and why samples
-        cannot be captured.
+        The processes, if there are several, and samples are wanted and can be had or the strategy
+        may split parameters; and why samples cannot be captured.
     """
     asked = {name for rule in config.layers for name in rule.quantities or ()}
-    wanted = any(map(is_per_sample, {*config.quantities, *asked}))
-    if trainer.world_size == 1 or withheld is not None or not wanted:
+    samples = withheld is None and any(map(is_per_sample, {*config.quantities, *asked}))
+    splits = any(_is(trainer.strategy, name) for name in _SHARDING)
+    if trainer.world_size == 1 or not (samples or splits):
         return None, withheld
-    subject = "letting processes exchange samples"
+    subject = "letting processes exchange what they measure"
     faults = Faults(config.on_error, is_quiet=not trainer.is_global_zero)
     with faults.contain(subject):
-        return Processes(), None
-    return None, faults.reasons[subject]
+        return Processes(), withheld
+    return None, withheld or faults.reasons[subject]
 
 
 def loss_scale(trainer: Trainer) -> Tensor | None:
@@ -118,7 +165,7 @@ def gradient_info(trainer: Trainer, module: LightningModule, batch_idx: int) -> 
         reduction += ", mean over processes"
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return GradientInfo(
-        scaling="unscaled" if scaler is None else "unscaled (the AMP scale is divided out)",
+        scaling="unscaled" if scaler is None else _UNSCALED,
         clipping=_clipping(trainer, module),
         window=batch_idx % window + 1 if module.automatic_optimization else 1,
         full_window=window,
@@ -204,6 +251,6 @@ def _clipping(trainer: Trainer, module: LightningModule) -> str:
     return f"before clipping by {how} to {trainer.gradient_clip_val}"
 
 
-def _is(logger: Any, name: str) -> bool:
-    """Whether a logger is of this class, whichever of the two packages it is from."""
-    return any(cls.__name__ == name for cls in type(logger).__mro__)
+def _is(thing: Any, name: str) -> bool:
+    """Whether a logger or strategy is of this class, whichever of the two packages it is from."""
+    return any(cls.__name__ == name for cls in type(thing).__mro__)

@@ -41,7 +41,9 @@ from jacoscope.faults import MonitorWarning
 from jacoscope.monitor import Monitor
 from jacoscope.plan import lanes_of
 from jacoscope.processes import Processes
+from jacoscope.record import GradientInfo
 from jacoscope.selection import select
+from jacoscope.sharding import Sharding
 from jacoscope.sinks import Sink
 
 if TYPE_CHECKING:
@@ -75,7 +77,8 @@ class SensitivityMonitor(Callback, _OtherCallback):
 
     - ``GROUP/NAME``: about ten scalars on the whole model: ``grad_norm``, ``grad_max``,
       ``grad_rms_spread``, ``grad_zero_fraction``, ``grad_nonfinite``, ``weight_norm``,
-      ``update_norm``, ``update_ratio``, ``update_cosine``, ``saliency``, ``coverage``.
+      ``update_norm``, ``update_ratio``, ``update_cosine``, ``saliency``, ``coverage``,
+      ``monitor_overhead``.
     - ``GROUP_layers_by_step/QUANTITY``: layer × step pictures.
     - ``GROUP_gradients/PARAMETER``: histograms, where ``grad_histogram`` is watched.
     - ``GROUP_parameters_QUANTITY/PARAMETER``: scalars per parameter, where asked for.
@@ -91,6 +94,10 @@ class SensitivityMonitor(Callback, _OtherCallback):
             With no rules every parameter is watched; with some, a parameter that none matches is
             not.
         schedule: When to capture.
+        overhead: The largest share of the training time that the monitor may take, such as 0.03:
+            what schedules ask for is then left out where it would take more, so that captures
+            become fewer, never less exact. Which steps are captured depends on how fast the
+            machine is; with ``null`` on the schedules alone.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.
@@ -117,6 +124,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         quantities: tuple[QuantityName, ...] = DEFAULT_QUANTITIES,
         layers: tuple[LayerRule, ...] | list[dict[str, Any]] = (),
         schedule: Schedule = Schedule(),
+        overhead: float | None = None,
         output: Output = Output(),
         samples: Samples = Samples(),
         probes: Probes = Probes(),
@@ -129,6 +137,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
             "quantities": quantities,
             "layers": layers,
             "schedule": schedule,
+            "overhead": overhead,
             "output": output,
             "samples": samples,
             "probes": probes,
@@ -161,33 +170,51 @@ class SensitivityMonitor(Callback, _OtherCallback):
         """
         self._end_session()
         withheld = withheld_reason(trainer)
-        lanes_of(select(pl_module, self.config, withheld=withheld))
+        sharding = Sharding(trainer.strategy.model or pl_module)
+        lanes_of(select(pl_module, self.config, withheld=withheld, sharding=sharding))
         reason = samples_withheld_reason(trainer, pl_module)
         processes, reason = processes_of(trainer, self.config, reason)
-        if trainer.is_global_zero or processes is not None:
-            sinks: list[Sink] = []
-            if trainer.is_global_zero:
-                sinks, self.run_dir = make_sinks(trainer, self.config)
-            loss = TrainingLoss(trainer)
-            monitor = Monitor(
-                pl_module,
-                self.config,
-                sinks=sinks,
-                withheld=withheld,
-                loss=loss,
-                loss_withheld=loss_withheld_reason(trainer, pl_module),
-                prepare=loss.silence,
-                context=loss.context,
-                processes=processes,
-            )
-            monitor.load_state_dict(self._state)
-            self._session = _Session(monitor, loss, processes)
-            self._session.samples_withheld = reason
-            if monitor.may_want_batches:
-                with monitor.faults.contain("watching the sampler"):
-                    self._session.indices.expect(trainer, monitor.faults)
-            if trainer.is_global_zero:
-                _log.info("recording %s", self.run_dir or "nothing (fast_dev_run)")
+        if not trainer.is_global_zero and processes is None:
+            return
+        try:
+            self._begin_session(trainer, pl_module, withheld, processes)
+        except BaseException:
+            if processes is not None:
+                processes.close()
+            raise
+        assert self._session is not None
+        self._session.samples_withheld = reason
+
+    def _begin_session(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        withheld: str | None,
+        processes: Processes | None,
+    ) -> None:
+        sinks: list[Sink] = []
+        if trainer.is_global_zero:
+            sinks, self.run_dir = make_sinks(trainer, self.config)
+        loss = TrainingLoss(trainer)
+        monitor = Monitor(
+            pl_module,
+            self.config,
+            sinks=sinks,
+            withheld=withheld,
+            loss=loss,
+            loss_withheld=loss_withheld_reason(trainer, pl_module),
+            prepare=loss.silence,
+            context=loss.context,
+            processes=processes,
+            wrapper=trainer.strategy.model or pl_module,
+        )
+        monitor.load_state_dict(self._state)
+        self._session = _Session(monitor, loss, processes)
+        if monitor.may_want_batches:
+            with monitor.faults.contain("watching the sampler"):
+                self._session.indices.expect(trainer, monitor.faults)
+        if trainer.is_global_zero:
+            _log.info("recording %s", self.run_dir or "nothing (fast_dev_run)")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask the schedule again, since it may count from here."""
@@ -218,6 +245,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
         monitor = session.monitor
         session.is_capturing = monitor.begin_step(step, trainer.current_epoch, epoch_start)
         session.wake = step if session.is_capturing else monitor.next_due(step + 1, epoch_start)
+        is_first = batch_idx % trainer.accumulate_grad_batches == 0
+        if session.is_capturing and is_first and pl_module.automatic_optimization:
+            monitor.begin_window()
         if session.is_capturing and monitor.wants_batch:
             self._begin_batch(session, trainer, batch, batch_idx)
 
@@ -254,10 +284,13 @@ class SensitivityMonitor(Callback, _OtherCallback):
         if session is None or not session.is_capturing:
             return
         monitor = session.monitor
+        info: GradientInfo | None = None
+        scale: Tensor | None = None
         with monitor.faults.contain("telling which gradient it is", monitor.abandon_step):
             info = gradient_info(trainer, pl_module, session.batch_idx)
             scale = gradient_scale(trainer, optimizer)
-            monitor.before_optimizer_step(optimizer, info, scale)
+        # Even where that has failed: the step is counted alike in all processes.
+        monitor.before_optimizer_step(optimizer, info, scale)
 
     def on_train_batch_end(
         self,
@@ -275,12 +308,14 @@ class SensitivityMonitor(Callback, _OtherCallback):
                 trainer.should_stop = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the samples of all processes together before checkpoints are written."""
+        """Bring all processes' samples and shards together before checkpoints are written."""
         self._gather(trainer)
+        self._pause(_completed(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let all processes stop together where an alert asks for it."""
         self._gather(trainer)
+        self._pause(trainer.fit_loop.epoch_loop._batches_that_stepped)
         if trainer.world_size > 1 and any(rule.stop for rule in self.config.alert_rules):
             wish = self._session is not None and self._session.wants_to_stop
             if trainer.strategy.reduce_boolean_decision(wish, all=False):
@@ -322,10 +357,13 @@ class SensitivityMonitor(Callback, _OtherCallback):
         """Gather what is finished; only where all processes come by."""
         session = self._session
         if session is not None and session.processes is not None and not trainer.sanity_checking:
-            epoch = trainer.fit_loop.epoch_loop
-            # Where validation comes, the step before it is not counted yet.
-            under_way = epoch._should_accumulate()
-            session.monitor.gather(epoch._batches_that_stepped + (0 if under_way else 1))
+            session.monitor.gather(_completed(trainer))
+
+    def _pause(self, step: int) -> None:
+        """What comes before the next batch is no training."""
+        if self._session is not None:
+            self._session.monitor.pause(step)
+            self._session.wake = 0  # to be told when training goes on
 
     def _end_session(self, trainer: Trainer | None = None) -> None:
         if self._session is not None:
@@ -368,6 +406,13 @@ class _Session:
             self._has_told = True
             _log.warning("asking the Trainer to stop: %s", reason)
         return reason is not None
+
+
+def _completed(trainer: Trainer) -> int:
+    """Optimiser steps so far, where a validation or an epoch's end follows on a batch."""
+    loop = trainer.fit_loop.epoch_loop
+    # Where validation comes, the step before it is not counted yet.
+    return loop._batches_that_stepped + (0 if loop._should_accumulate() else 1)
 
 
 def _one_config(

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from jacoscope.capturing import Calibrations, EagerForward
-from jacoscope.config import Samples
+from jacoscope.capturing import Calibrations, EagerForward, JacobianCapture
+from jacoscope.config import QuantityName, Samples
 from jacoscope.faults import Faults
 from jacoscope.groups import Group
+from jacoscope.memory import SampleThrift, is_out_of_memory, release
 from jacoscope.quantities import QUANTITIES, sample_needs
+from jacoscope.reduction import Parcel
 from jacoscope.sample_backward import Ids, SampleBackward, attach_samples
 from jacoscope.sample_results import OpenedStep, SampleResults, Whole, open_step, results_of
 from jacoscope.selection import Target
 
 __all__ = ["CapturedSamples"]
 
+_log = logging.getLogger("jacoscope")
+
 _SUBJECT = "capturing per-sample gradients"
+_SOME = "capturing some parameters' per-sample gradients"
 
 
 class CapturedSamples:
@@ -31,6 +39,7 @@ class CapturedSamples:
         config: How samples are told apart.
         calibrations: Plans of earlier captures.
         faults: What to do when something fails.
+        thrift: What to do without since memory has run out.
         wants_gram: Whether to record the Gram matrix, if it is measured.
         process: Which of several processes this is, if there are several: then what comes of the
             step is worked out together and given to :meth:`settle`.
@@ -44,6 +53,7 @@ class CapturedSamples:
         config: Samples,
         calibrations: Calibrations,
         faults: Faults,
+        thrift: SampleThrift,
         wants_gram: bool = False,
         process: int | None = None,
     ) -> None:
@@ -55,14 +65,23 @@ class CapturedSamples:
         self._parameters = {
             target.name: target.info.parameter
             for target in targets
-            if target.info.parameter.requires_grad
+            if target.info.parameter.requires_grad and target.name not in thrift.lost
         }
-        self._frozen = [t.name for t in targets if t.name not in self._parameters]
+        self._thrift = thrift
+        self._missing = {
+            target.name: thrift.lost.get(target.name, "it is frozen")
+            for target in targets
+            if target.name not in self._parameters
+        }
         ranks = config.leaderboard > 0
         self._needs = {
             target.name: sample_needs(target.quantities).with_dots(ranks) for target in targets
         }
+        if thrift.gram_lost is not None:
+            self._needs = {name: replace(need, gram=False) for name, need in self._needs.items()}
+        self._gram_lost = thrift.gram_lost
         quantities = {name for target in targets for name in target.quantities}
+        quantities = {name for name in quantities if self.reason_without(name) is None}
         self._statistics = {need for name in quantities for need in QUANTITIES[name].needs}
         # The noise's running means are made of these.
         self._statistics |= {"sample_count", "sample_sq_sum"}
@@ -77,7 +96,11 @@ class CapturedSamples:
         self._open: SampleBackward | None = None
         self._done: list[SampleBackward] = []
         self._window = 1
+        self._grads: Parcel | None = None
+        self._said = thrift.said
         self.withheld: str | None = None
+        if thrift.lost and not self._parameters:
+            self.withheld = next(iter(thrift.lost.values()))
 
     def begin_batch(self, batch: Any, ids: Ids | None) -> None:
         """Take note of a batch whose backward is to come.
@@ -111,7 +134,7 @@ class CapturedSamples:
         self.abandon()
         if self.withheld is not None:
             return
-        with self._faults.contain(_SUBJECT, self.abandon):
+        with self._faults.contain(_SUBJECT, self.abandon), self._thrifty():
             if len(self._done) >= max(self._batches, 1):
                 self.withheld = (
                     "the loss of one batch went backward more than once in this step, so that "
@@ -132,33 +155,90 @@ class CapturedSamples:
                 scale=scale,
                 ids=self._ids,
                 position=f"step {self._step}{place}",
-                seed=self._step * 1009 + len(self._done),
+                seed=self._step * 1009,  # one direction for all, along which they add up
+                memory_budget=self._thrift.budget,
             )
             return
-        self.withheld = self._faults.reasons[_SUBJECT]
+        self.withheld = self.withheld or self._faults.reasons[_SUBJECT]
 
     def after_backward(self) -> None:
         """Detach, and send what was measured to the host."""
         backward, self._open = self._open, None
         if backward is None:
             return
-        with self._faults.contain(_SUBJECT, backward.capture.detach):
+        with self._faults.contain(_SUBJECT, backward.capture.detach), self._thrifty():
             backward.capture.detach()
-            self._tell(backward.capture.fault)
+            self._tell(backward.capture)
             backward.send()
             self._done.append(backward)
             return
-        self.withheld = self._faults.reasons[_SUBJECT]
+        self.withheld = self.withheld or self._faults.reasons[_SUBJECT]
 
-    def _tell(self, fault: Exception | None) -> None:
-        """Some parameters were lost by an exception; the others stay."""
-        if fault is None:
+    def begin_window(self) -> None:
+        """The gradients of earlier backwards have been set to zero."""
+        self._done.clear()
+        self._batches = 0
+
+    def before_step(self, scale: Tensor | None = None) -> None:
+        """Look at the gradients that the optimiser is about to use.
+
+        Args:
+            scale: A factor that they carry, without dimensions.
+        """
+        if self._grads is not None or not self._done or self.withheld is not None:
             return
-        if self._faults.policy == "raise":
+        if len(self._done) == 1 and self._process is None:
+            return  # its gradient was seen where it arrived
+        with self._faults.contain(_SUBJECT), self._thrifty():
+            capture = self._done[-1].capture
+            along: dict[Hashable, Tensor] = {n: capture.along_grad(n) for n in self._parameters}
+            if scale is not None:
+                along["scale"] = scale
+            self._grads = Parcel(along)
+            return
+        self.withheld = self.withheld or self._faults.reasons[_SUBJECT]
+
+    def _tell(self, capture: JacobianCapture[Any]) -> None:
+        """Some parameters were lost by an exception; the others stay."""
+        fault = capture.fault
+        if fault is not None and self._faults.policy == "raise":
             raise fault
-        self._faults.note(
-            "capturing some parameters' per-sample gradients", f"{type(fault).__name__}: {fault}"
-        )
+        if capture.starved:
+            why = self._reduce(_SOME, capture.culprits)
+            capture.missing.update(dict.fromkeys(capture.starved, why))
+            release()
+        elif fault is not None:
+            self._faults.note(_SOME, f"{type(fault).__name__}: {fault}")
+
+    @contextmanager
+    def _thrifty(self) -> Iterator[None]:
+        """Withhold the step's samples where memory runs out, and do with less from then on."""
+        try:
+            yield
+        except Exception as error:
+            if self._faults.policy == "raise" or not is_out_of_memory(error):
+                raise
+            self.withheld = self._reduce(_SUBJECT, self._parameters)
+            self.abandon()
+
+    def _reduce(self, subject: str, culprits: Iterable[str]) -> str:
+        takes_gram = any(need.gram for need in self._needs.values())
+        why = self._thrift.reduce(culprits, takes_gram=takes_gram)
+        self._calibrations.memory_budget = self._thrift.budget
+        if subject in self._faults.reasons:
+            _log.warning("%s: %s", subject, why)
+        self._faults.note(subject, why)
+        return why
+
+    def reason_without(self, quantity: QuantityName) -> str | None:
+        """Why a quantity of samples is not measured in this step, if that is so."""
+        needs_gram = self._gram_lost is not None and sample_needs([quantity]).gram
+        return self._gram_lost if needs_gram else None
+
+    @property
+    def hook_seconds(self) -> float:
+        """Time on the host that the capture took within the backward under way."""
+        return 0.0 if self._open is None else self._open.capture.seconds
 
     def forward_is_over(self) -> None:
         """Let compiled modules run compiled again, whether a backward came or not."""
@@ -200,9 +280,12 @@ class CapturedSamples:
         self._batch = None
         if self.withheld is None and not self._done:
             self.withheld = (
-                "no backward was seen; call before_backward and after_backward around it"
+                "no backward was seen in this step: there was no loss; or, in a loop of your own, "
+                "call before_backward and after_backward around it"
             )
-        return None if self.withheld is not None else open_step(self._done, self._frozen)
+        if self.withheld is not None:
+            return None
+        return open_step(self._done, self._missing, self._grads)
 
     def summary(self, opened: OpenedStep, whole: Whole) -> SampleResults:
         """The statistics of what was measured here.
@@ -211,7 +294,7 @@ class CapturedSamples:
             opened: What was measured.
             whole: The step that it is a part of.
         """
-        return results_of(
+        results = results_of(
             opened,
             whole,
             self._parameters,
@@ -223,6 +306,9 @@ class CapturedSamples:
             ranks=bool(self._config.leaderboard),
             gram_samples=self._gram_samples,
         )
+        if self._said is None:
+            return results
+        return replace(results, capture={**results.capture, "memory": self._said})
 
     def settle(self, results: SampleResults | None, withheld: str | None) -> None:
         """Take what the processes have worked out together.

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
-from torch.nn.parameter import is_lazy
 
 from jacoscope.captured_samples import CapturedSamples
 from jacoscope.capturing import OptimizerStepCapture, ParameterTensors
@@ -69,10 +67,13 @@ class CapturedStep:
         samples: Captures per-sample gradients, if any are wanted.
         groups: What these are measured on as a whole.
         running: Means over captures.
+        overhead: Share of the training time that the monitor has taken so far, ``nan`` if it is
+            not known.
 
     Attributes:
         capture: Takes tensors from the optimisers' steps.
         gradient: Which gradient they are of.
+        missing: By parameter, why something of it could not be captured.
     """
 
     def __init__(
@@ -86,11 +87,13 @@ class CapturedStep:
         samples: CapturedSamples | None = None,
         groups: Sequence[Group] = (),
         running: RunningMeans | None = None,
+        overhead: float = math.nan,
     ) -> None:
         self.step = step
         self.epoch = epoch
         self.gradient = GradientInfo()
         self.capture = OptimizerStepCapture(wanted_of(headline_lanes or lanes), self._measure)
+        self.missing: Mapping[str, str] = self.capture.missing
         self._lanes = lanes
         self._headline_targets = [target for lane in headline_lanes for target in lane.targets]
         self._all_targets = [t for lane in headline_lanes or lanes for t in lane.targets]
@@ -101,21 +104,26 @@ class CapturedStep:
         self.samples = samples
         self._groups = groups
         self._running = running or RunningMeans()
+        self._overhead = overhead
         self.batches: tuple[SampleBatch, ...] = ()
         self.samples_missing: Mapping[str, str] = {}
 
-    def send(self) -> Transfer | None:
-        """Send what was measured to the host, or ``None`` if nothing was."""
-        if not self._measured and self.samples is None:
+    def send(self, *, always: bool = False) -> Transfer | None:
+        """Send what was measured to the host, or ``None`` if nothing was.
+
+        Args:
+            always: Whether to send nothing, too, as other processes may have something.
+        """
+        if not self._measured and self.samples is None and not always:
             return None
         return Transfer(self._measured)
 
-    def record(self, statistics: HostStatistics, model: nn.Module) -> StepRecord:
+    def record(self, statistics: HostStatistics, trainable: float) -> StepRecord:
         """The record of the step.
 
         Args:
             statistics: What was measured.
-            model: The model, to tell what share of it that is.
+            trainable: Number of the model's trainable scalars, ``nan`` if it has none.
         """
         withheld: dict[str, str] = {}
         records: list[Record] = []
@@ -123,11 +131,11 @@ class CapturedStep:
         pairs = [(name, axis) for lane in self._lanes for name, axis in lane.axes.items()]
         for name, axis in (*pairs, *self._group_pairs(pairs)):
             source = statistics
-            missing: Mapping[str, str] = self.capture.missing
+            missing = self.missing
             reason = self._gauge.reason_without(name)
             if is_per_sample(name):
                 source, missing = samples.statistics, samples.missing
-                reason = reason or samples.withheld
+                reason = reason or samples.withheld or self._reason_without(name)
             if reason is None:
                 subject = f"finishing {name}"
                 with self._faults.contain(subject):
@@ -140,8 +148,8 @@ class CapturedStep:
             epoch=self.epoch,
             records=tuple(records),
             headline={
-                **self._headline(statistics, model),
-                **self._sample_headline(records, samples, model),
+                **self._headline(statistics, trainable),
+                **self._sample_headline(records, samples, trainable),
             },
             gradient=self.gradient,
             withheld=withheld,
@@ -159,6 +167,9 @@ class CapturedStep:
     def awaits_others(self) -> bool:
         """Whether the samples are still to be worked out together with other processes."""
         return self.samples is not None and self.samples.awaits_others
+
+    def _reason_without(self, name: QuantityName) -> str | None:
+        return None if self.samples is None else self.samples.reason_without(name)
 
     def _finish_samples(self, statistics: HostStatistics) -> _FinishedSamples:
         """Statistics of samples by name and row, with those of the step that they go with."""
@@ -178,7 +189,9 @@ class CapturedStep:
             for row, found in results.statistics.items():
                 names = [n for n in members.get(row, (row,)) if n not in results.missing]
                 whole = dict(found)
-                if all(name in step_sq for name in names):
+                if row in results.grad_sq:
+                    whole["grad_sq"] = results.grad_sq[row]
+                elif all(name in step_sq for name in names):
                     whole["grad_sq"] = sum(step_sq[name] for name in names) * results.factor**2
                 if "grad_sq" in whole:
                     whole.update(self._running.update(row, noise_parts(whole)))
@@ -233,7 +246,7 @@ class CapturedStep:
         return None
 
     def _sample_headline(
-        self, records: Sequence[Record], samples: _FinishedSamples, model: nn.Module
+        self, records: Sequence[Record], samples: _FinishedSamples, trainable: float
     ) -> dict[str, float]:
         if self.samples is None or not self._headline_targets:
             return {}
@@ -246,36 +259,37 @@ class CapturedStep:
             shown = {name: value for name, value in found.items() if not math.isnan(value)}
             if not math.isnan(samples.closure):
                 shown["sample_closure"] = samples.closure
-            return {**shown, "sample_coverage": self._sample_coverage(samples, model)}
+            return {**shown, "sample_coverage": self._sample_coverage(samples, trainable)}
         return {}
 
-    def _sample_coverage(self, samples: _FinishedSamples, model: nn.Module) -> float:
+    def _sample_coverage(self, samples: _FinishedSamples, trainable: float) -> float:
         """Share of the model's trainable scalars whose per-sample gradients this record has."""
         if samples.withheld is not None:
             return 0.0
         had = samples.statistics.values.get("sample_count", {})
         measured = sum(t.numel for t in self._all_targets if t.name in had)
-        return measured / _trainable(model)
+        return measured / trainable
 
     def _measure(self, tensors: ParameterTensors) -> None:
         """Measure what the capture hands on, while its tensors are valid."""
         self._measured += self._gauge.measure(tensors, self._quantities)
 
-    def _headline(self, statistics: HostStatistics, model: nn.Module) -> dict[str, float]:
+    def _headline(self, statistics: HostStatistics, trainable: float) -> dict[str, float]:
         if not self._headline_targets:
             return {}
         with self._faults.contain("the headline"):
             return {
                 **finish_headline(Axis.of(self._headline_targets), statistics),
-                "coverage": self._coverage(model),
+                "coverage": self._coverage(trainable),
+                **({} if math.isnan(self._overhead) else {"monitor_overhead": self._overhead}),
             }
         return {}
 
-    def _coverage(self, model: nn.Module) -> float:
+    def _coverage(self, trainable: float) -> float:
         """Share of the model's trainable scalars whose gradient this record has."""
-        captured = [t for t in self._headline_targets if t.name not in self.capture.missing]
+        captured = [t for t in self._headline_targets if t.name not in self.missing]
         measured = sum(t.numel for t in captured if t.info.parameter.requires_grad)
-        return measured / _trainable(model)
+        return measured / trainable
 
     @property
     def _dtype(self) -> npt.DTypeLike:
@@ -283,9 +297,3 @@ class CapturedStep:
         targets = [target for lane in self._lanes for target in lane.targets]
         dtypes = {target.info.parameter.dtype for target in targets}
         return np.float64 if torch.float64 in dtypes else np.float32
-
-
-def _trainable(model: nn.Module) -> float:
-    """Number of a model's trainable scalars, ``nan`` if it has none."""
-    shaped = (p for p in model.parameters() if not is_lazy(p))
-    return sum(p.numel() for p in shaped if p.requires_grad) or math.nan

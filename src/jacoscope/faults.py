@@ -46,7 +46,7 @@ class Faults:
                     clean_up()
             if not isinstance(error, Exception) or self.policy == "raise":
                 raise
-            self.note(subject, f"{type(error).__name__}: {error}")
+            self.note(subject, f"{type(error).__name__}: {_first_line(error)}")
 
     def note(self, subject: str, reason: str) -> None:
         """Record that ``subject`` is lost, and warn the first time."""
@@ -59,3 +59,8 @@ class Faults:
                 MonitorWarning,
                 stacklevel=2,
             )
+
+
+def _first_line(error: BaseException) -> str:
+    """What an exception says first; some go on for pages."""
+    return next((line for line in str(error).splitlines() if line.strip()), "")

@@ -6,7 +6,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -14,9 +14,9 @@ import numpy as np
 from jacoscope.captured_samples import CapturedSamples
 from jacoscope.faults import Faults
 from jacoscope.leaderboard import ShownSamples, without_things
-from jacoscope.processes import Processes
+from jacoscope.processes import Processes, said_by
 from jacoscope.quantities import combine_statistics
-from jacoscope.sample_results import NAMED, OpenedStep, SampleResults, Whole
+from jacoscope.sample_results import NAMED, OpenedStep, SampleResults, StepSum, Whole, not_closed
 
 __all__ = ["SampleGathering"]
 
@@ -46,6 +46,7 @@ class _Notice:
         missing: By parameter, why it is missing.
         withheld: Why there is nothing, if that is so.
         faults: What else has failed there since the last time, by subject.
+        sums: By parameter, what is known of the sum of the step's backwards.
     """
 
     step: int
@@ -53,6 +54,7 @@ class _Notice:
     missing: Mapping[str, str]
     withheld: str | None
     faults: Mapping[str, str]
+    sums: Mapping[str, StepSum] = field(default_factory=dict)
 
 
 class SampleGathering:
@@ -92,7 +94,7 @@ class SampleGathering:
         """Whether there is something to gather."""
         return bool(self._expected)
 
-    def decide(self, answers: Callable[[], list[bool]]) -> list[bool]:
+    def decide(self, answers: Callable[[], list[int]]) -> list[int]:
         """Rank zero's answers, on all processes; all have to ask."""
         if self._ended is not None:
             return answers() if self.rank == 0 else []
@@ -174,8 +176,10 @@ class SampleGathering:
             withheld = withheld or expected.samples.withheld
         new = {name: why for name, why in self._faults.reasons.items() if name not in self._told}
         self._told.update(new)
-        samples, missing = (opened.samples, opened.missing) if opened is not None else (0, {})
-        return opened, _Notice(expected.step, samples, missing, withheld, new)
+        if opened is None:
+            return None, _Notice(expected.step, 0, {}, withheld, new)
+        notice = _Notice(expected.step, opened.samples, opened.missing, withheld, new, opened.sums)
+        return opened, notice
 
     def _part(
         self, expected: _Expected, samples: CapturedSamples, opened: OpenedStep, whole: Whole
@@ -198,7 +202,7 @@ class SampleGathering:
         """Warn, on rank zero, of what has failed elsewhere."""
         for rank, notice in enumerate(notices if self.rank == 0 else ()):
             for subject, reason in notice.faults.items() if rank else ():
-                self._faults.note(subject, _said_by(rank, reason))
+                self._faults.note(subject, said_by(rank, reason))
 
     def _attempt(self, subject: str, make: Callable[[], Made]) -> tuple[Made | None, str | None]:
         """Try something whose failure the other processes have to be told before it is raised."""
@@ -231,19 +235,17 @@ class SampleGathering:
 
 def _first(reasons: Iterable[str | None]) -> str | None:
     """The first process's reason, if there is one."""
-    said = (_said_by(rank, each) for rank, each in enumerate(reasons) if each is not None)
+    said = (said_by(rank, each) for rank, each in enumerate(reasons) if each is not None)
     return next(said, None)
-
-
-def _said_by(rank: int, reason: str) -> str:
-    return f"process {rank}: {reason}" if rank else reason
 
 
 def _whole(notices: Sequence[_Notice]) -> Whole:
     missing: dict[str, str] = {}
     for rank, notice in enumerate(notices):
         for name, reason in notice.missing.items():
-            missing.setdefault(name, _said_by(rank, reason))
+            missing.setdefault(name, said_by(rank, reason))
+    for name, reason in not_closed([notice.sums for notice in notices]).items():
+        missing.setdefault(name, reason)
     return Whole(sum(notice.samples for notice in notices), missing, len(notices))
 
 

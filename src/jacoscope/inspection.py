@@ -43,7 +43,7 @@ def inspect_selection(selection: Selection) -> pd.DataFrame:
             "layer": info.layer_type,
             "kind": info.kind,
             "shape": _shape(info.parameter),
-            "size": 0 if is_lazy(info.parameter) else info.parameter.numel(),
+            "size": info.numel,
             "rule": _rule(rule),
             "quantities": quantities,
             "memory": memory,

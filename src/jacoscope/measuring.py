@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from jacoscope.capturing import ParameterTensors
 from jacoscope.config import QuantityName
@@ -19,10 +20,12 @@ class Gauge:
 
     Args:
         faults: What to do when one fails.
+        timed: Entered while it measures; it may be entered already.
     """
 
-    def __init__(self, faults: Faults) -> None:
+    def __init__(self, faults: Faults, timed: AbstractContextManager[None] = nullcontext()) -> None:
         self._faults = faults
+        self._timed = timed
         self._meter = Meter()
         self._broken: dict[str, str] = {}
 
@@ -40,6 +43,12 @@ class Gauge:
             tensors: What was captured.
             quantities: What is wanted in the end.
         """
+        with self._timed:
+            return self._measure(tensors, quantities)
+
+    def _measure(
+        self, tensors: ParameterTensors, quantities: Sequence[QuantityName]
+    ) -> list[Measured]:
         statistics = [
             statistic
             for statistic in statistics_for(quantities)

@@ -33,6 +33,7 @@ from jacoscope.probing import (
     cotangents,
     place_jacobian,
     products,
+    refuse_complex,
     rows_of,
     saliency_of,
     spectral_norms,
@@ -137,6 +138,7 @@ class OutputProbe:
         plan = self._plan
         if not plan.targets:
             return
+        refuse_complex({target.name: target.info.parameter for target in plan.targets})
         rows = self._own_rows()
         function = rows.function
         along = cotangents(

@@ -92,7 +92,7 @@ def probe_plan(selection: Selection, config: MonitorConfig, model: nn.Module) ->
     except ConfigError as error:
         raise error.within("probes.schedule") from None
     infos = [info for info in walk_parameters(model) if not is_lazy(info.parameter)]
-    sizes = {info.name: info.parameter.numel() for info in infos}
+    sizes = {info.name: info.numel for info in infos}
     taken = {name for names in layers.values() for name in names}
     rest = tuple(name for name in sizes if name not in taken)
     all_layers = {**layers, **({REST: rest} if rest else {})}

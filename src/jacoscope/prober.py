@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from jacoscope.config import MonitorConfig, QuantityName
 from jacoscope.faults import Faults
 from jacoscope.groups import ALL
 from jacoscope.loss_probe import LossFunction, RunningAllocation, probe_step
+from jacoscope.memory import ProbeThrift, is_out_of_memory, release
 from jacoscope.output_probe import Findings, OutputProbe
 from jacoscope.probe_plan import INPUT_ROW, WRAPPERS, ProbePlan, clean_name
 from jacoscope.probe_record import AllocationRecord, ProbeRecord
@@ -46,7 +48,13 @@ _NO_LOSS = (
     "it evaluates the loss again; give Monitor a function of model and batch as loss=, such as "
     "lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])"
 )
+_OUTPUTS_SUBJECT, _STEP_SUBJECT = "probing outputs", "probing all else equal"
+_ALLOCATION_SUBJECT = "allocating the change of the loss"
 _BATCH, _WEIGHTS = "keeping a batch for probes", "keeping the weights before a step"
+_CHANGED = (
+    "weights were changed between a backward of this training step and the optimiser's step, so "
+    "that where the step has started from is not known"
+)
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -83,6 +91,7 @@ class Prober:
         self._loss = loss
         self._faults = faults
         self._withheld = withheld
+        self._blocked: str | None = None
         self._step: tuple[int, int] | None = None
         self._batch: Any = None
         self._ids: Sequence[Any] = ()
@@ -97,6 +106,7 @@ class Prober:
         self._said: set[str] = set()
         budget = config.probes.memory_budget * 2**20
         self._calibrations = Calibrations(budget, config.samples.verify)
+        self._thrift = ProbeThrift(budget, config.probes.loss_samples)
 
     @property
     def is_open(self) -> bool:
@@ -108,26 +118,38 @@ class Prober:
         """Whether the optimiser is about to step or has stepped in the step being probed."""
         return self._starts is not None
 
+    def withhold(self, reason: str) -> None:
+        """Run no probes in this run; the records say why."""
+        self._blocked = reason
+
     def begin(self, step: int, epoch: int) -> None:
         """Probe the training step that now begins."""
         self._step = step, epoch
 
     def begin_batch(self, batch: Any, ids: Sequence[Any] = ()) -> None:
         """Take note of the batch; of several that are accumulated, the last counts."""
-        if self._step is None:
+        if self._step is None or self._blocked is not None:
             return
         self._batch = None
         with self._kept(_BATCH):
             # The training step may change it in place.
             self._batch, self._ids = first_samples(batch, 0, 0), ids
 
-    def before_step(self, model: nn.Module) -> None:
-        """Keep the weights that the step starts from."""
+    def before_step(self, model: nn.Module, *, is_changed: bool = False) -> None:
+        """Keep the weights that the step starts from.
+
+        Args:
+            model: The model.
+            is_changed: Whether weights are no longer those that the backward saw.
+        """
         if self._step is None or self._starts is not None:
             return
         self._starts = {}
+        if is_changed:
+            self._lost[_WEIGHTS] = _CHANGED
+            return
         with self._kept(_WEIGHTS):
-            if self.plan.asks("All else equal"):
+            if self.plan.asks("All else equal") and self._blocked is None:
                 self._starts = _points(model, copied=True)
 
     def abandon(self) -> None:
@@ -145,7 +167,10 @@ class Prober:
         begun = time.perf_counter()
         self._probed, self._modes = step, _modes(model)
         session = _Session(step, epoch, self.plan)
-        if batch is None:
+        if self._blocked is not None:
+            session.withhold(self.plan.asked, self._blocked)
+            self._say("all", f"nothing is probed: {self._blocked}")
+        elif batch is None:
             why = lost.get(_BATCH, "the batch is not known; give it to begin_batch")
             session.withhold(self.plan.asked, why)
         else:
@@ -155,6 +180,11 @@ class Prober:
                 session.withhold(PROBES["All else equal"], lost[_WEIGHTS])
             elif self.plan.asks("All else equal"):
                 self._probe_loss(model, batch, starts, session)
+        said = self._thrift.said
+        if said:
+            session.note(
+                "memory", "; ".join(f"{subject}: {what}" for subject, what in said.items())
+            )
         return session.record(time.perf_counter() - begun, _dtype(model))
 
     def conclude(self, model: nn.Module, step: int, epoch: int) -> ProbeRecord | None:
@@ -211,8 +241,10 @@ class Prober:
         self, model: nn.Module, batch: Any, ids: tuple[str, ...], session: _Session
     ) -> None:
         names = [name for name in self.plan.asked if name not in PROBES["All else equal"]]
-        config = self._config.probes
-        with self._withholding("probing outputs", names, session):
+        config = replace(self._config.probes, memory_budget=self._thrift.budget)
+        if self._is_lost(_OUTPUTS_SUBJECT, names, session):
+            return
+        with self._withholding(_OUTPUTS_SUBJECT, names, session, self._fewer_rows):
             if config.mode == "train" and _processes() > 1:
                 raise ProbeError(
                     "in training mode a layer may wait for the other processes, which do not "
@@ -241,8 +273,9 @@ class Prober:
                 ]
                 for by, families, part in parts:
                     mine = [n for n in names if any(n in PROBES[f] for f in families)]
-                    if mine:
-                        with self._withholding(f"probing outputs by {by}", mine, session):
+                    subject = f"probing outputs by {by}"
+                    if mine and not self._is_lost(subject, mine, session):
+                        with self._withholding(subject, mine, session, self._fewer_rows):
                             part()
             session.take(probe.findings)
             fallback = probe.findings.notes.get("fallback")
@@ -260,9 +293,10 @@ class Prober:
             self._say("all else equal", f"all else equal is left out: {why}")
             return
         config = self._config.probes
-        if self._asks(_STEP):
-            with self._withholding("probing all else equal", _STEP, session):
-                few = self._loss_batch(batch)
+        if self._asks(_STEP) and not self._is_lost(_STEP_SUBJECT, _STEP, session):
+            fewer = self._thrift.fewer_samples
+            with self._withholding(_STEP_SUBJECT, _STEP, session, fewer):
+                few = self._loss_batch(batch, self._thrift.samples)
                 copied = self._copy(model)
                 few, ends = _lift(copied, few), _lifted(_points(model, copied=False))
                 with isolated(_devices(copied)):
@@ -271,8 +305,10 @@ class Prober:
                         copied, self._loss, few, _lifted(starts), ends, self.plan, config, findings
                     )
                     session.take(findings)
-        if self._asks(_ALLOCATION):
+        if self._asks(_ALLOCATION) and not self._is_lost(_ALLOCATION_SUBJECT, _ALLOCATION, session):
             self._allocate(model, session, batch, starts)
+            if _ALLOCATION_SUBJECT in self._thrift.lost:
+                self._allocation = None
 
     def _asks(self, names: frozenset[QuantityName]) -> bool:
         return not names.isdisjoint(self.plan.asked)
@@ -282,7 +318,7 @@ class Prober:
     ) -> None:
         loss = self._loss
         assert loss is not None
-        with self._withholding("allocating the change of the loss", _ALLOCATION, session):
+        with self._withholding(_ALLOCATION_SUBJECT, _ALLOCATION, session, self._no_more):
             running = self._allocation
             if running is None:
                 running = self._allocation = self._new_allocation(batch, starts, session.step)
@@ -303,19 +339,34 @@ class Prober:
     ) -> RunningAllocation:
         resumed = self._resumed
         return RunningAllocation(
-            self._loss_batch(batch),
+            self._loss_batch(batch, self._config.probes.loss_samples),
             _lifted(starts),
             int(resumed.get("since", step)),
             {str(k): float(v) for k, v in resumed.get("by_layer", {}).items()},
             float(resumed.get("change", 0.0)),
         )
 
-    def _loss_batch(self, batch: Any) -> Any:
+    def _loss_batch(self, batch: Any, most: int) -> Any:
         try:
             count = self._samples(batch)
         except ProbeError:  # it cannot be cut: the loss is taken on all of it
             return batch
-        return first_samples(batch, count, self._config.probes.loss_samples)
+        return first_samples(batch, count, most)
+
+    def _fewer_rows(self, subject: str) -> str:
+        why = self._thrift.fewer_rows(subject)
+        self._calibrations.memory_budget = self._thrift.budget * 2**20
+        return why
+
+    def _no_more(self, subject: str) -> str:
+        return self._thrift.lose(subject, "on the batch that the run's allocation is on")
+
+    def _is_lost(self, subject: str, names: Iterable[str], session: _Session) -> bool:
+        """Whether something is no longer probed; the session is told."""
+        why = self._thrift.lost.get(subject)
+        if why is not None:
+            session.withhold(names, why)
+        return why is not None
 
     @contextmanager
     def _kept(self, subject: str) -> Iterator[None]:
@@ -339,17 +390,38 @@ class Prober:
         subject: str,
         names: Iterable[str],
         session: _Session,
+        reduce: Callable[[str], str],
     ) -> Iterator[None]:
-        """Withhold quantities, with the reason, if what is within cannot be done or fails."""
-        done = False
+        """Withhold quantities, with the reason, if what is within cannot be done or fails.
+
+        Args:
+            subject: What is within, in words.
+            names: The quantities.
+            session: The probe.
+            reduce: Called with the subject if memory runs out; says what is then done.
+        """
+        done = starved = False
         with self._faults.contain(subject):
             try:
                 yield
-            except ProbeError as error:
-                session.withhold(names, str(error))
-                self._say(subject, f"{subject} is left out: {error}")
+            except Exception as error:
+                starved = is_out_of_memory(error) or is_out_of_memory(error.__cause__ or error)
+                if starved and self._faults.policy == "warn":
+                    pass
+                elif isinstance(error, ProbeError):
+                    session.withhold(names, str(error))
+                    self._say(subject, f"{subject} is left out: {error}")
+                else:
+                    raise
             done = True
-        if not done:
+        if starved:
+            why = reduce(subject)
+            session.withhold(names, why)
+            if subject in self._faults.reasons:
+                _log.warning("%s: %s", subject, why)
+            self._faults.note(subject, why)
+            release()
+        elif not done:
             session.withhold(names, self._faults.reasons[subject])
 
     def _say(self, subject: str, what: str) -> None:
@@ -382,6 +454,10 @@ class _Session:
     def withhold(self, names: Iterable[str], why: str) -> None:
         """Take note that quantities cannot be had."""
         self._findings.withhold(names, why)
+
+    def note(self, subject: str, what: str) -> None:
+        """Take note of how it went."""
+        self._findings.notes[subject] = what
 
     def take(self, found: Findings) -> None:
         """Take over what a part found."""

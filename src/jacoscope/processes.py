@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
-__all__ = ["Processes", "are_several"]
+__all__ = ["Processes", "are_several", "said_by"]
 
 Value = TypeVar("Value")
 
@@ -17,6 +18,11 @@ _TIMEOUT = timedelta(minutes=10)  # as long as NCCL waits
 def are_several() -> bool:
     """Whether several processes train together, as far as PyTorch knows."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def said_by(rank: int, reason: str) -> str:
+    """A process's reason, for the record that rank zero makes."""
+    return f"process {rank}: {reason}" if rank else reason
 
 
 class Processes:
@@ -44,26 +50,33 @@ class Processes:
     def share(self, value: Value) -> list[Value]:
         """What each process gave, in order of rank."""
         shared: list[Any] = [None] * self.size
-        dist.all_gather_object(shared, value, group=self._group)
+        dist.all_gather_object(shared, value, group=self._own())
         return shared
 
     def hand_over(self, value: Value) -> list[Value] | None:
         """What each process gave, in order of rank, on rank zero; ``None`` elsewhere."""
         if self.rank:
-            dist.gather_object(value, dst=0, group=self._group)
+            dist.gather_object(value, dst=0, group=self._own())
             return None
         handed: list[Any] = [None] * self.size
-        dist.gather_object(None, handed, dst=0, group=self._group)
+        dist.gather_object(None, handed, dst=0, group=self._own())
         return [value, *handed[1:]]  # its own does not travel
 
     def of_rank_zero(self, value: Value | None) -> Value:
         """What rank zero gave."""
         told = [value]
-        dist.broadcast_object_list(told, src=0, group=self._group)
+        dist.broadcast_object_list(told, src=0, group=self._own())
         return cast("Value", told[0])
+
+    def _own(self) -> Any:
+        # Without a group PyTorch would take the one that the training talks by.
+        if self._group is None:
+            raise RuntimeError("this process has closed its end")
+        return self._group
 
     def close(self) -> None:
         """Talk no more; safe at any time."""
         group, self._group = self._group, None
         if group is not None and dist.is_initialized():
-            dist.destroy_process_group(group)
+            with suppress(ValueError):  # it has gone already, with all groups of its time
+                dist.destroy_process_group(group)

@@ -3,8 +3,9 @@
 Statistics of parameters are sums or maxima over a tensor's scalars, so parts combine before
 anything is divided. Under DDP every rank holds the same averaged gradient and the same weights, so
 each rank's statistics are already those of the global batch and rank zero alone computes them: no
-collective, nothing that one rank could wait for. Parameters that are split over ranks are withheld
-by the selection. Samples are another matter: :mod:`jacoscope.gathering`.
+collective, nothing that one rank could wait for. Of parameters that are split over ranks each
+measures its own shards: :mod:`jacoscope.shard_gathering`. Samples are another matter:
+:mod:`jacoscope.gathering`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,12 @@ class Transfer:
 
     Args:
         measured: All that a captured step measured, on any number of devices.
+
+    Attributes:
+        awaits_others: Whether other processes have still to send their parts.
     """
+
+    awaits_others = False
 
     def __init__(self, measured: Sequence[Measured]) -> None:
         groups: dict[torch.device, list[Measured]] = {}

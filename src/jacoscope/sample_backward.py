@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from jacoscope.batches import (
@@ -48,6 +49,8 @@ class OpenedBackward:
         labels: Labels as they were.
         losses: Loss of each sample, shape (N,).
         errors: By parameter, the closure error.
+        sums: By parameter, its gradient along the direction of the checks, and what an error of
+            that is relative to; the loss's scale is taken out.
     """
 
     of: Mapping[str, SampleArrays]
@@ -55,6 +58,14 @@ class OpenedBackward:
     labels: Sequence[Any] | None
     losses: FloatArray | None
     errors: Mapping[str, float]
+    sums: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Added:
+    """What of these parameters is sent along: closure errors, totals and sizes, shape (L, 3)."""
+
+    up: tuple[str, ...]
 
 
 @dataclass(eq=False)
@@ -95,9 +106,15 @@ class SampleBackward:
         assert self.parcel is not None
         values = self.parcel.unpack()
         names = list(self.capture.rows)
-        errors = {name: float(values[name, "error"]) for name in names}
-        self.capture.judge(errors)
         scale = float(values["scale"]) if "scale" in values else 1.0
+        errors: dict[str, float] = {}
+        sums: dict[str, tuple[float, float]] = {}
+        for key in [key for key in values if isinstance(key, _Added)]:
+            found_L3 = values[key].tolist()
+            errors |= {name: found[0] for name, found in zip(key.up, found_L3, strict=True)}
+            for name, (_, total, size) in zip(key.up, found_L3, strict=True):
+                sums[name] = total / scale, size / scale
+        self.capture.judge(errors)
         sizes = self.capture.sizes
         arrays = {
             name: scaled(
@@ -111,6 +128,7 @@ class SampleBackward:
                         if isinstance(key, tuple) and key[:2] == (name, "scalar")
                     },
                     sizes[name],
+                    float(values[name, "grad_sq"]),
                 ),
                 1 / scale,
             )
@@ -123,7 +141,7 @@ class SampleBackward:
         if labels is not None:
             order = {label: place for place, label in enumerate(dict.fromkeys(labels))}
             classes = np.array([order[label] for label in labels], dtype=np.int64)
-        return OpenedBackward(arrays, classes, labels, values.get("losses"), errors)
+        return OpenedBackward(arrays, classes, labels, values.get("losses"), errors, sums)
 
     def how(self) -> dict[str, Any]:
         """How samples were captured, as plain values for the record."""
@@ -140,8 +158,12 @@ class SampleBackward:
 
     def _tensors(self) -> dict[Hashable, Tensor]:
         tensors = dict(self.extras)
+        for each in self.capture.closures():
+            dtype = each.sizes_L.dtype
+            added = (each.errors_L.to(dtype), each.totals_L.to(dtype), each.sizes_L)
+            tensors[_Added(each.names)] = torch.stack(added, 1)
         for name, rows in self.capture.rows.items():
-            tensors[name, "error"] = rows.check.error()
+            tensors[name, "grad_sq"] = rows.value.grad_sq
             tensors[name, "sq"] = rows.value.sq_N
             tensors[name, "dot"] = rows.value.dot_N
             if rows.value.gram_NN is not None:
@@ -164,6 +186,7 @@ def attach_samples(
     ids: Ids | None,
     position: str,
     seed: int,
+    memory_budget: int,
 ) -> SampleBackward:
     """Attach to the graph of a loss whose backward is about to run.
 
@@ -179,6 +202,7 @@ def attach_samples(
         ids: The samples' ids, where they are known.
         position: What to call the batch where they are not.
         seed: Tells apart the random directions of captures.
+        memory_budget: Bytes that temporary tensors may take.
 
     Raises:
         ConfigError: If a path of the configuration does not fit the batch.
@@ -203,7 +227,7 @@ def attach_samples(
         index,
         calibrations,
         measured,
-        config.memory_budget * 2**20,
+        memory_budget,
         seed=seed,
         dim=config.batch_dim,
     )

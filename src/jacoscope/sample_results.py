@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from jacoscope.capturing import tolerance
 from jacoscope.groups import ALL, Group
 from jacoscope.leaderboard import SampleBatch
 from jacoscope.quantities import (
@@ -24,12 +25,19 @@ from jacoscope.quantities import (
     scaled,
 )
 from jacoscope.record import BatchGram
+from jacoscope.reduction import Parcel
 from jacoscope.sample_backward import OpenedBackward, SampleBackward
 
-__all__ = ["NAMED", "OpenedStep", "SampleResults", "Whole", "open_step", "results_of"]
+__all__ = ["NAMED", "OpenedStep", "SampleResults", "StepSum", "Whole", "not_closed", "open_step"]
+__all__ += ["results_of"]
 
 NAMED = 10
 """How many samples that are not finite are named."""
+_COMPRESSED = 5e-2  # what a communication hook may round gradients to
+_NOT_CLOSED = (
+    "the gradients of this step's batches do not add up to the one that the optimiser got: it was "
+    "changed after a backward, or not set to zero before the first"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +55,23 @@ class Whole:
     processes: int = 1
 
 
+@dataclass(frozen=True)
+class StepSum:
+    """Whether the backwards of a step add up to its gradient, along one direction.
+
+    Args:
+        total: Their sum.
+        size: What an error of it is relative to.
+        grad: The gradient that the optimiser was given.
+        tolerance: The largest relative error that a sound sum may have.
+    """
+
+    total: float
+    size: float
+    grad: float
+    tolerance: float
+
+
 @dataclass(frozen=True, eq=False)
 class OpenedStep:
     """What the backwards of a step sent, on the host.
@@ -55,11 +80,13 @@ class OpenedStep:
         backwards: The backwards, at least one.
         arrays: What each of them sent.
         missing: By parameter, why one of them lacks it.
+        sums: By parameter, what is known of the sum of the backwards, where there are several.
     """
 
     backwards: Sequence[SampleBackward]
     arrays: Sequence[OpenedBackward]
     missing: Mapping[str, str]
+    sums: Mapping[str, StepSum] = field(default_factory=dict)
 
     @property
     def samples(self) -> int:
@@ -69,22 +96,60 @@ class OpenedStep:
     @property
     def alone(self) -> Whole:
         """The step, if there are no others who have had a part of it."""
-        return Whole(self.samples, self.missing)
+        return Whole(self.samples, {**not_closed([self.sums]), **self.missing})
 
 
-def open_step(backwards: Sequence[SampleBackward], frozen: Collection[str]) -> OpenedStep:
+def open_step(
+    backwards: Sequence[SampleBackward],
+    left_out: Mapping[str, str],
+    grads: Parcel | None = None,
+) -> OpenedStep:
     """Open what the backwards of a step sent, waiting for the device if need be.
 
     Args:
         backwards: The backwards, at least one.
-        frozen: Names of parameters that require no gradient.
+        left_out: By parameter that was not captured, why.
+        grads: By parameter, the gradient that the optimiser was given along the direction of the
+            checks, and its scale; where it has to be compared.
     """
     arrays = [backward.open() for backward in backwards]
-    missing: dict[str, str] = dict.fromkeys(frozen, "it is frozen")
+    missing = dict(left_out)
     for backward in backwards:
         for name, reason in backward.capture.missing.items():
             missing.setdefault(name, reason)
-    return OpenedStep(backwards, arrays, missing)
+    found = {} if grads is None else grads.unpack()
+    scale = float(found.pop("scale", 1.0))
+    sums = {}
+    for name, grad in ((str(key), value) for key, value in found.items()):
+        parts = [each.sums[name] for each in arrays if name in each.sums]
+        checks = [each.capture.rows[name].check for each in backwards if name in each.capture.rows]
+        sums[name] = StepSum(
+            total=sum(total for total, _ in parts),
+            size=sum(size for _, size in parts),
+            grad=float(grad) / scale,
+            tolerance=max((tolerance(check.epsilon) for check in checks), default=0.0),
+        )
+    return OpenedStep(backwards, arrays, missing, sums)
+
+
+def not_closed(parts: Sequence[Mapping[str, StepSum]]) -> dict[str, str]:
+    """By parameter, why the step's gradient is not that of its backwards.
+
+    Args:
+        parts: What each process knows, one at least; their gradients are averaged.
+    """
+    found = {}
+    for name, first in parts[0].items():
+        sums = [part[name] for part in parts if name in part]
+        total = sum(each.total for each in sums) / len(parts)
+        size = sum(each.size for each in sums) / len(parts)
+        bound = max(each.tolerance for each in sums)
+        if len(parts) > 1:
+            bound = max(bound, _COMPRESSED)
+        difference = abs(total - first.grad)
+        if difference != 0 and not difference <= bound * size:
+            found[name] = _NOT_CLOSED
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +167,8 @@ class SampleResults:
         nonfinite: Ids of samples whose loss or gradient is not finite, the first ten.
         gram: The Gram matrix of the first backward, if it was asked for and measured.
         factor: What turns a contribution into a sample's own gradient, over N.
+        grad_sq: By row, |g|² where the step had one backward: of this very backward, whatever has
+            been done to the gradient since.
     """
 
     statistics: Mapping[str, Mapping[str, float]]
@@ -114,6 +181,7 @@ class SampleResults:
     nonfinite: tuple[str | int, ...]
     gram: BatchGram | None
     factor: float
+    grad_sq: Mapping[str, float] = field(default_factory=dict)
 
 
 def results_of(
@@ -156,6 +224,7 @@ def results_of(
     norms: dict[str, list[FloatArray]] = {}
     gram: BatchGram | None = None
     nonfinite: list[str | int] = []
+    grad_sq: dict[str, float] = {}
     for backward, arrays in zip(opened.backwards, opened.arrays, strict=True):
         rows = {
             row: scaled(group_of([arrays.of[name] for name in names]), factor / whole.processes)
@@ -165,6 +234,7 @@ def results_of(
             found = sample_statistics(each, arrays.classes, wanted)
             known = statistics.get(row)
             statistics[row] = found if known is None else combine_statistics(known, found)
+        grad_sq = {row: each.grad_sq for row, each in rows.items()}
         # What a contribution is a part of, so that samples of unequal batches compare.
         own = backward.samples * window if is_mean else whole.samples
         for row, each in rows.items():
@@ -187,6 +257,7 @@ def results_of(
         nonfinite=tuple(nonfinite[:NAMED]),
         gram=gram,
         factor=factor,
+        grad_sq=grad_sq if len(opened.backwards) * whole.processes == 1 else {},
     )
 
 

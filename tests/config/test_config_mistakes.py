@@ -23,8 +23,8 @@ _UNKNOWN_KEYS = [
     (
         "zzz: 1",
         "zzz",
-        "valid names are quantities, layers, schedule, output, samples, probes, alerts, "
-        "on_alert, on_error",
+        "valid names are quantities, layers, schedule, overhead, output, samples, probes, "
+        "alerts, on_alert, on_error",
     ),
     ("3: 1", "3", "MonitorConfig has no option 3; valid names are"),
     ("null: 1", "None", "MonitorConfig has no option None"),
@@ -85,6 +85,8 @@ _WRONG_TYPES = [
     ("quantities: grad_norm", "quantities", "got 'grad_norm' (str), must be a list of one of"),
     ("quantities: {grad_norm: 1}", "quantities", "(dict), must be a list of one of grad_norm"),
     ("quantities: [[grad_norm]]", "quantities[0]", "['grad_norm']", "grad_norm"),
+    ("overhead: 3%", "overhead", "got '3%' (str), must be a number"),
+    ("overhead: true", "overhead", "got True (bool), must be a number"),
     ("on_error: true", "on_error", "True", "warn, raise"),
     ("- quantities", "", "got ['quantities'] (list), must be a mapping with keys of MonitorConfig"),
     ("grad_norm", "", "got 'grad_norm' (str), must be a mapping with keys of MonitorConfig"),
@@ -111,6 +113,9 @@ _OUT_OF_RANGE = [
     ("schedule: {first: -1}", "schedule.first", "got -1, must be 0 or more"),
     ("schedule: {per_epoch: -1}", "schedule.per_epoch", "got -1, must be 0 or more"),
     ("schedule: {steps: [3, -1]}", "schedule.steps[1]", "got -1, steps count from 0"),
+    ("overhead: 0", "overhead", "got 0.0, must be a share of the training time, above 0"),
+    ("overhead: 3", "overhead", "got 3.0, must be a share of the training time, above 0"),
+    ("overhead: .nan", "overhead", "got nan, must be a share of the training time, above 0"),
     (
         "schedule: {every: null, first: 0}",
         "schedule",

@@ -69,7 +69,7 @@ def test_lists_and_mappings_become_tuples_and_dataclasses() -> None:
         ("saliency",),
         (LayerRule(match=("a", "b"), schedule=Schedule(steps=(3,))), LayerRule()),
         Schedule(every=7),
-        Output(pictures=("grad_max",)),
+        output=Output(pictures=("grad_max",)),
     )
     hash(config)
 
@@ -187,6 +187,7 @@ def test_to_dict_is_plain_and_complete() -> None:
             }
         ],
         "schedule": {"every": 50, "first": 10, "steps": [], "per_epoch": 0, "hook": None},
+        "overhead": None,
         "output": {
             "group": "sensitivity",
             "directory": None,

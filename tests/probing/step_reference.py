@@ -118,6 +118,8 @@ def with_parameters(model: nn.Module, like: Parameters, vector: Tensor) -> nn.Mo
     made = {name: piece.view(like[name].shape).clone() for name, piece in pieces.items()}
     first = {id(p): name for name, p in twin.named_parameters()}
     for name, parameter in list(twin.named_parameters(remove_duplicate=False)):
+        if first[id(parameter)] not in made:
+            continue
         path, _, own = name.rpartition(".")
         owner = twin.get_submodule(path)
         del owner._parameters[own]

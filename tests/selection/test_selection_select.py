@@ -111,7 +111,7 @@ def test_a_rule_that_takes_only_what_cannot_be_measured_is_not_shadowed() -> Non
 
 def _parameter(*shape: int, **options: object) -> nn.Parameter:
     tensor = torch.empty(shape, **options)  # type: ignore[call-overload]
-    return nn.Parameter(tensor, requires_grad=tensor.is_floating_point() or tensor.is_complex())
+    return nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
 
 
 _LAZY = "a lazy parameter that has no shape yet; it joins once the first batch has shaped it"
@@ -119,7 +119,6 @@ _UNFIT = {
     "int64": (_parameter(2, dtype=torch.int64), "its type int64 is not floating point"),
     "uint8": (_parameter(2, dtype=torch.uint8), "its type uint8 is not floating point"),
     "bool": (_parameter(2, dtype=torch.bool), "its type bool is not floating point"),
-    "complex": (_parameter(2, dtype=torch.complex64), "its type complex64 is complex"),
     "empty": (_parameter(0, 3), "it has no elements"),
     "meta": (_parameter(2, device="meta"), "it is on the meta device and has no values"),
     "lazy": (nn.UninitializedParameter(), _LAZY),
@@ -183,13 +182,11 @@ def _one_process() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_one_process")
-def test_sharded_parameters_are_left_out() -> None:
+def test_a_parameter_placed_in_one_process_is_whole() -> None:
     whole = torch.ones(4)
     sharded = distribute_tensor(whole.clone(), init_device_mesh("cpu", (1,)), [Shard(0)])
     model = nn.ParameterDict({"whole": whole, "sharded": nn.Parameter(sharded)})
-    selection = _select(model)
-    assert list(_taken(selection)) == ["whole"]
-    assert "sharded over processes" in _reasons(selection)["sharded"]
+    assert list(_taken(_select(model))) == ["sharded", "whole"]
 
 
 def test_coverage_is_of_the_trainable_scalars() -> None:

@@ -71,7 +71,7 @@ _EVERYTHING: dict[str, Any] = {
 def test_tables_are_rendered_with_every_row_whole() -> None:
     parsed = _Tables(markdown_to_safe_html(_card(**_EVERYTHING)))
     headline, quantities = parsed.tables
-    checks = 4  # coverage, closure and coverage of samples, cost of probes
+    checks = 5  # coverage, overhead, closure and coverage of samples, cost of probes
     rows = 1 + len(HEADLINES) + len(SAMPLE_HEADLINES) + len(PROBE_HEADLINES) + checks
     assert [len(row) for row in headline] == [4] * rows
     assert [len(row) for row in quantities] == [4] * (1 + len(QUANTITIES))

@@ -3,12 +3,14 @@
 from jacoscope.capturing._api import capture, capture_with, samples_of, watched_parameters
 from jacoscope.capturing._calibration import Calibrations
 from jacoscope.capturing._capture import JacobianCapture
+from jacoscope.capturing._closure import tolerance
 from jacoscope.capturing._eager import EagerForward
 from jacoscope.capturing._jacobians import Jacobians, ParameterJacobian
 from jacoscope.capturing._losses import sample_losses
 from jacoscope.capturing._optimizer_step import OptimizerStepCapture, Wanted
 from jacoscope.capturing._tensors import ParameterTensors
 from jacoscope.capturing._verify import Verdict, Verification, verify
+from jacoscope.capturing._versions import Versions
 
 __all__ = [
     "Calibrations",
@@ -20,11 +22,13 @@ __all__ = [
     "ParameterTensors",
     "Verdict",
     "Verification",
+    "Versions",
     "Wanted",
     "capture",
     "capture_with",
     "sample_losses",
     "samples_of",
+    "tolerance",
     "verify",
     "watched_parameters",
 ]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from jacoscope.capturing._call import call_node
 from jacoscope.capturing._coding import Grads
+from jacoscope.capturing._complex import as_real
 from jacoscope.capturing._layout import LayoutError
 from jacoscope.capturing._passes import is_extra_pass
 from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
@@ -23,9 +24,20 @@ from jacoscope.capturing._terms import DenseTerm, Term, combine
 from jacoscope.capturing._views import View, apply_views
 from jacoscope.capturing._walk import Edge, Graph, Shape, operation_of
 from jacoscope.capturing.rules import RULES, Use, generic_rule
-from jacoscope.jacobian import Jacobian, OuterJacobian, PlacedJacobian, SumJacobian
+from jacoscope.jacobian import (
+    Jacobian,
+    OuterJacobian,
+    PlacedJacobian,
+    RowProducts,
+    SumJacobian,
+)
+from jacoscope.memory import is_out_of_memory
 
-__all__ = ["Arrival", "BackwardCapture"]
+__all__ = ["Arrival", "BackwardCapture", "StarvedError"]
+
+
+class StarvedError(MemoryError):
+    """A parameter was given up to make room, since memory had run out at another one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,20 +48,28 @@ class Arrival:
         jacobian: The Jacobian.
         grad: The gradient that has arrived at the parameter.
         epsilon: Rounding unit of the coarsest layer that uses the parameter.
-        magnitude: What rounding errors of sums over rows are relative to, no dimensions.
+        scales: What rounding errors of earlier sums are relative to, each without dimensions.
     """
 
     jacobian: Jacobian
     grad: Tensor
     epsilon: float
-    magnitude: Tensor
+    scales: Sequence[Tensor] = ()
+
+    def magnitude(self) -> Tensor:
+        """What rounding errors of sums over rows are relative to, no dimensions."""
+        total = self.jacobian.magnitude()
+        for scale in self.scales:
+            total = total + scale
+        return total
 
 
 class BackwardCapture:
     """Builds the Jacobian of each parameter during one backward through a graph.
 
     A parameter's Jacobian is complete when the gradient of its leaf is; then it is handed on and
-    let go of. Nothing that fails here reaches the backward.
+    let go of. Nothing that fails here reaches the backward. Where memory runs out, all that is not
+    complete is given up, to leave room for the backward itself.
 
     Args:
         graph: The graph.
@@ -82,6 +102,7 @@ class BackwardCapture:
         # What verification has dropped is not computed again.
         named = {name for base in plan.bases.values() for name in base.parameters}
         self._failed = named - set(plan.leaves)
+        self._done: set[str] = set()
         self._confirm = confirm
         self._early: set[str] = set()
         # A rehearsal starts below the loss.
@@ -91,6 +112,7 @@ class BackwardCapture:
         self._epsilons: dict[str, float] = {}
         self._leaf_of = {name: place for place, name in graph.leaves.items()}
         self._pulled = PullBack(graph, memory_budget, plan.one_by_one, rehearsal=rehearsal)
+        self._products = RowProducts()
         self._roots: dict[int, list[Base]] = {}
         for base in plan.bases.values():
             if base.sweep:
@@ -100,6 +122,10 @@ class BackwardCapture:
     def has_begun(self) -> bool:
         """Whether the loss itself has gone backward."""
         return self._has_begun
+
+    def close(self) -> None:
+        """Let go of what Jacobians share."""
+        self._products.forget()
 
     def hooks(self) -> dict[int, Callable[[Grads], Grads | None]]:
         """By node, what to call before it runs; leaves are not among them."""
@@ -113,15 +139,16 @@ class BackwardCapture:
         try:
             with torch.no_grad():
                 if name in self._early and self._confirm is not None:
-                    self._confirm(name, grad.detach())
+                    self._confirm(name, as_real(grad.detach()))
+                    self._done.add(name)
                     return
+                grad = as_real(grad)
                 shape = tuple(grad.shape)
                 jacobian = self._jacobian(self._terms.pop(leaf, []), shape, grad)
-                magnitude = jacobian.magnitude()
-                for scale in self._scales.pop(leaf, []):
-                    magnitude = magnitude + scale
                 epsilon = max(self._epsilons.get(name, 0.0), torch.finfo(grad.dtype).eps)
-                self._consume(name, Arrival(jacobian, grad.detach(), epsilon, magnitude))
+                scales = self._scales.pop(leaf, ())
+                self._consume(name, Arrival(jacobian, grad.detach(), epsilon, scales))
+                self._done.add(name)
         except Exception as error:
             self._lose([name], error)
 
@@ -185,18 +212,26 @@ class BackwardCapture:
             shared=shared,
         )
         rule = RULES.get((operation_of(node.name()), planned.slot))
+        if self._is_complex(planned):  # the closed forms are those of real numbers
+            term = self._generic(use, planned)
+            return None if term is None else DenseTerm(as_real(term.rows))
         if rule is not None:
             with suppress(LayoutError):
                 return rule(use)
         return self._generic(use, planned)
 
-    def _generic(self, use: Use, planned: PlannedUse) -> Term | None:
+    def _is_complex(self, planned: PlannedUse) -> bool:
+        edge = self._graph.inputs[planned.node][planned.slot]
+        return edge is not None and self._graph.uses_complex(planned.node, edge)
+
+    def _generic(self, use: Use, planned: PlannedUse) -> DenseTerm | None:
         first = next(grad for grad in use.grads if grad is not None)
         dtype = _computed_in(first.dtype)
         needed = use.samples * _numel(use.shape) * dtype.itemsize
         if needed > self._memory_budget:
             base = self._plan.bases[planned.base]
-            if planned.views or base.sweep or not self._is_sole(base.parameters[0]):
+            alone = not base.sweep and self._is_sole(base.parameters[0])
+            if planned.views or self._is_complex(planned) or not alone:
                 raise TooLargeError(needed, self._memory_budget)
             self._stream(
                 base.parameters[0],
@@ -225,7 +260,8 @@ class BackwardCapture:
         if grad is None:
             return None
         samples = self._plan.samples
-        return DenseTerm((grad / samples).unsqueeze(0).expand(samples, *use.shape))
+        row = as_real(grad / samples)
+        return DenseTerm(row.unsqueeze(0).expand(samples, *row.shape))
 
     def _pull_back(self, base: Base) -> None:
         """From rows at a value made of parameters to rows of these parameters."""
@@ -281,7 +317,7 @@ class BackwardCapture:
         )
         epsilon = max(self._epsilons.get(name, 0.0), torch.finfo(dtype).eps)
         self._early.add(name)
-        self._consume(name, Arrival(jacobian, jacobian.sum(), epsilon, jacobian.magnitude()))
+        self._consume(name, Arrival(jacobian, jacobian.sum(), epsilon))
 
     def _jacobian(
         self,
@@ -300,6 +336,7 @@ class BackwardCapture:
         parts: list[Jacobian] = []
         for views, group in groups.items():
             for part in combine(group, samples, budget):
+                part.sharing(self._products)
                 parts.append(_placed(part, views, shape) if views else part)
         if not parts:
             assert grad is not None
@@ -317,6 +354,11 @@ class BackwardCapture:
             if name not in self._failed:
                 self._failed.add(name)
                 self._fail(name, error)
+        if is_out_of_memory(error) and not isinstance(error, StarvedError):
+            self._terms.clear()
+            self._scales.clear()
+            others = [name for name in self._plan.leaves if name not in self._done]
+            self._lose(others, StarvedError(f"given up with {names[0]}"))
 
 
 def _seen_from_base(

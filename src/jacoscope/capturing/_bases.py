@@ -32,7 +32,7 @@ class Bases:
     def of(self, edge: Edge) -> tuple[Base | None, tuple[View, ...]]:
         """The value that ``edge`` is a view of, and how; ``None`` if nothing of it is watched."""
         below, views = edge, list[View]()
-        while operation_of(self._graph.names[below[0]]) in VIEWS:
+        while self._is_view(below):
             source = self._graph.inputs[below[0]][0]
             before, after = source and self._graph.shape(source), self._graph.shape(below)
             if source is None or before is None or after is None:
@@ -55,6 +55,11 @@ class Bases:
             sweep = () if below[0] in self._graph.leaves else self._sweep(below[0])
             self.found[below] = Base(below, shape, sweep, names)
         return self.found[below], tuple(views)
+
+    def _is_view(self, edge: Edge) -> bool:
+        # Rows of complex values are kept as real numbers, which have another shape.
+        is_complex = self._graph.is_complex(edge)
+        return operation_of(self._graph.names[edge[0]]) in VIEWS and not is_complex
 
     def below(self, node: int) -> tuple[str, ...]:
         """Names of the watched parameters that a value on the parameters' side is made of."""

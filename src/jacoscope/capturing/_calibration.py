@@ -20,8 +20,9 @@ from jacoscope.capturing._planning import make_plan
 from jacoscope.capturing._streamed import TooLargeError
 from jacoscope.capturing._walk import Graph
 from jacoscope.jacobian import DEFAULT_MEMORY_BUDGET
+from jacoscope.memory import is_out_of_memory
 
-__all__ = ["Calibration", "Calibrations"]
+__all__ = ["Calibration", "Calibrations", "bare"]
 
 _MOST_KEPT = 64
 
@@ -34,12 +35,15 @@ class Calibration:
         plan: The plan; what failed is among its missing.
         errors: By parameter, the largest relative error over the samples that were checked.
         checked: The samples that were checked.
+        fault: What failed unexpectedly, if anything did.
+        starved: Parameters at which memory ran out.
     """
 
     plan: CapturePlan
     errors: Mapping[str, float] = field(default_factory=dict)
     checked: tuple[int, ...] = ()
     fault: Exception | None = None
+    starved: frozenset[str] = frozenset()
 
 
 class Calibrations:
@@ -95,9 +99,12 @@ class Calibrations:
             expected = "CheckpointError" in type(error).__name__
             made = Calibration(
                 _impossible(graph, parameters, samples, index, error),
-                fault=None if expected else _bare(error),
+                fault=None if expected else bare(error),
+                starved=frozenset(parameters if is_out_of_memory(error) else ()),
             )
         self.made += 1
+        if made.starved:
+            return made  # there may be room the next time
         if any(not math.isfinite(error) for error in made.errors.values()):
             return made  # what a broken batch says does not hold for the next
         if len(self._known) >= _MOST_KEPT:
@@ -133,6 +140,7 @@ class _Verification:
         self._checks: dict[str, Check] = {}
         self._failures: dict[str, str] = {}
         self._fault: Exception | None = None
+        self._starved: set[str] = set()
         self._flow = Flow(graph, list(self._parameters.values()), plan.frontier, plan.cuts)
         self._directions = {
             name: Direction.drawn(parameter, _precise(parameter.dtype), seed)
@@ -163,7 +171,7 @@ class _Verification:
                 )
         kept = {name: leaf for name, leaf in plan.leaves.items() if name not in self._failures}
         plan = replace(plan, leaves=kept, missing={**plan.missing, **self._failures})
-        return Calibration(plan, worst, samples, self._fault)
+        return Calibration(plan, worst, samples, self._fault, frozenset(self._starved))
 
     def _rehearse(self) -> None:
         """The capture itself."""
@@ -173,8 +181,10 @@ class _Verification:
 
         def fail(name: str, error: Exception) -> None:
             self._failures[name] = f"{type(error).__name__}: {error}"
+            if is_out_of_memory(error):
+                self._starved.add(name)
             if not isinstance(error, LayoutError | TooLargeError):
-                self._fault = self._fault or _bare(error)
+                self._fault = self._fault or bare(error)
 
         def confirm(name: str, grad: Tensor) -> None:
             self._checks[name] = self._checks[name].against(grad, self._directions[name])
@@ -203,7 +213,7 @@ class _Verification:
         }
 
 
-def _bare(error: Exception) -> Exception:
+def bare(error: Exception) -> Exception:
     """The exception without the frames that it passed, which hold the graph."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
@@ -238,7 +248,7 @@ def _spread(samples: int, count: int) -> tuple[int, ...]:
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype is torch.float64 else torch.float32
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
 def _with_index(plan: CapturePlan, index: Tensor) -> CapturePlan:

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import zlib
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils.hooks import RemovableHandle
 
-from jacoscope.capturing._backward import Arrival, BackwardCapture
-from jacoscope.capturing._calibration import Calibration, Calibrations
-from jacoscope.capturing._closure import Check, Direction, closure_errors, tolerance
+from jacoscope.capturing._backward import Arrival, BackwardCapture, StarvedError
+from jacoscope.capturing._calibration import Calibration, Calibrations, bare
+from jacoscope.capturing._closure import (
+    Check,
+    Closure,
+    Directions,
+    closure_errors,
+    closures,
+    tolerance,
+)
 from jacoscope.capturing._coding import Grads
+from jacoscope.capturing._complex import as_real
 from jacoscope.capturing._layout import Layout, LayoutError
 from jacoscope.capturing._streamed import TooLargeError
 from jacoscope.capturing._walk import Graph, walk
 from jacoscope.jacobian import Jacobian
+from jacoscope.memory import is_out_of_memory
 
 __all__ = ["CapturedRows", "JacobianCapture"]
 
@@ -61,6 +70,10 @@ class JacobianCapture(Generic[Value]):
 
     Attributes:
         missing: By parameter, why it could not be had.
+        fault: What failed unexpectedly, if anything did.
+        starved: Parameters that are missing since memory ran out.
+        culprits: Those of them at which it did.
+        seconds: Time on the host that its hooks took within the backward.
     """
 
     def __init__(
@@ -79,14 +92,20 @@ class JacobianCapture(Generic[Value]):
     ) -> None:
         self.missing: dict[str, str] = {}
         self.fault: Exception | None = None
+        self.starved: set[str] = set()
+        self.culprits: set[str] = set()
+        self.seconds = 0.0
         self._parameters = dict(parameters)
         self._calibrations = calibrations
         self._measure = measure
-        self._seed = seed
+        self._directions = Directions(self._parameters, seed)
         self._rows: dict[str, CapturedRows[Value]] = {}
         self._handles: list[RemovableHandle] = []
         self._arrived: set[str] = set()
-        self._before: dict[str, Tensor] | None = None
+        # Of parameters whose .grad is compared: its component before, None where there was none,
+        # and the gradient that arrived there, which then becomes .grad.
+        self._before: dict[str, Tensor | None] | None = None
+        self._taken: dict[str, tuple[UntypedStorage, int, int]] = {}
         self._graph: Graph | None = None
         self._signature: int | None = None
         self._capture: BackwardCapture | None = None
@@ -97,8 +116,13 @@ class JacobianCapture(Generic[Value]):
         self._graph = walk(loss, parameters)
         self._signature = self._graph.signature
         self.calibration = calibrations.of(self._graph, parameters, samples, index, dim)
-        self.missing = dict(self.calibration.plan.missing)
+        self.missing = {
+            name: _with_hooks(parameters[name], reason)
+            for name, reason in self.calibration.plan.missing.items()
+        }
         self.fault = self.calibration.fault
+        self.culprits |= self.calibration.starved
+        self.starved |= self.calibration.starved
         self._capture = BackwardCapture(
             self._graph,
             self.calibration.plan,
@@ -129,17 +153,19 @@ class JacobianCapture(Generic[Value]):
         assert self._capture is not None
         assert self.calibration is not None
         if compare_grad:
-            self._before = {name: self._along_grad(name) for name in self.calibration.plan.leaves}
+            self._before = {name: self._along_other(name) for name in self.calibration.plan.leaves}
         nodes = self._graph.nodes
         for place, hook in self._capture.hooks().items():
-            self._handles.append(nodes[place].register_prehook(hook))
+            self._handles.append(nodes[place].register_prehook(self._timed(hook)))
         for name, place in self.calibration.plan.leaves.items():
-            self._handles.append(nodes[place].register_prehook(self._at_leaf(name)))
+            self._handles.append(nodes[place].register_prehook(self._timed(self._at_leaf(name))))
 
     def detach(self) -> None:
         """Remove all hooks and let go of the graph; safe at any time."""
         while self._handles:
             self._handles.pop().remove()
+        if self._capture is not None:
+            self._capture.close()
         self._capture = None
         self._graph = None
 
@@ -152,8 +178,8 @@ class JacobianCapture(Generic[Value]):
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Number of scalars of each parameter."""
-        return {name: parameter.numel() for name, parameter in self._parameters.items()}
+        """Number of scalars of each parameter; a complex one has two."""
+        return {name: as_real(each).numel() for name, each in self._parameters.items()}
 
     @property
     def rows(self) -> Mapping[str, CapturedRows[Value]]:
@@ -166,14 +192,19 @@ class JacobianCapture(Generic[Value]):
         It waits for the device.
         """
         checks = {name: rows.check for name, rows in self._rows.items()}
-        if self._before is not None:
-            for name, check in checks.items():
-                if self._parameters[name].grad is not None:
-                    added = self._along_grad(name) - self._before[name]
-                    checks[name] = check.also(added, self._before[name])
+        for name, before in (self._before or {}).items():
+            after = self._along_other(name) if name in checks else None
+            if after is not None:
+                before = torch.zeros_like(after) if before is None else before
+                checks[name] = checks[name].also(after - before, before)
+        self._taken.clear()
         errors = closure_errors(checks)
         self.judge(errors)
         return {n: rows.value for n, rows in self._rows.items() if n not in self.missing}, errors
+
+    def closures(self) -> list[Closure]:
+        """How rows add up, without waiting for the device."""
+        return closures({name: rows.check for name, rows in self._rows.items()})
 
     def judge(self, errors: Mapping[str, float]) -> None:
         """Move parameters whose rows do not add up to the missing.
@@ -198,6 +229,16 @@ class JacobianCapture(Generic[Value]):
     def _is_used(self, name: str) -> bool:
         return self.calibration is None or name in self.calibration.plan.rules
 
+    def _timed(self, hook: Callable[[Grads], Grads | None]) -> Callable[[Grads], Grads | None]:
+        def timed(grads: Grads) -> Grads | None:
+            begun = time.perf_counter()
+            try:
+                return hook(grads)
+            finally:
+                self.seconds += time.perf_counter() - begun
+
+        return timed
+
     def _at_leaf(self, name: str) -> Callable[[Grads], None]:
         def hook(grads: Grads) -> None:
             if self._capture is not None and grads[0] is not None:
@@ -207,36 +248,56 @@ class JacobianCapture(Generic[Value]):
                     self.missing.setdefault(name, _TWICE)
                 else:
                     self._arrived.add(name)
+                    self._take_note(name, grads[0])
                     self._capture.finish(name, grads[0])
 
         return hook
 
     def _consume(self, name: str, arrival: Arrival) -> None:
-        check = Check.of(arrival, self._direction(name))
-        self._rows[name] = CapturedRows(self._measure(name, arrival.jacobian, arrival.grad), check)
+        value = self._measure(name, arrival.jacobian, arrival.grad)
+        self._rows[name] = CapturedRows(value, Check.of(arrival, self._directions[name]))
 
     def _confirm(self, name: str, grad: Tensor) -> None:
         rows = self._rows[name]
-        self._rows[name] = replace(rows, check=rows.check.against(grad, self._direction(name)))
+        self._rows[name] = replace(rows, check=rows.check.against(grad, self._directions[name]))
 
-    def _along_grad(self, name: str) -> Tensor:
-        direction, grad = self._direction(name), self._parameters[name].grad
+    def along_grad(self, name: str) -> Tensor:
+        """A parameter's ``.grad`` along the direction that its rows are checked by."""
+        direction, grad = self._directions[name], self._parameters[name].grad
         return direction.left.new_zeros(()) if grad is None else direction.along(grad)
 
-    def _direction(self, name: str) -> Direction:
-        seed = zlib.crc32(f"{self._seed} {name}".encode())
-        return Direction.drawn(self._parameters[name], self._precise(name), seed)
+    def _along_other(self, name: str) -> Tensor | None:
+        """The same; ``None`` if there is no ``.grad``, or it is the very gradient that arrived."""
+        grad = self._parameters[name].grad
+        if grad is None:
+            return None
+        if not grad.is_sparse and name in self._taken:
+            _, place, version = self._taken[name]
+            if (grad.data_ptr(), grad._version) == (place, version):
+                return None
+        return self.along_grad(name)
 
-    def _precise(self, name: str) -> torch.dtype:
-        double = self._parameters[name].dtype is torch.float64
-        return torch.float64 if double else torch.float32
+    def _take_note(self, name: str, grad: Tensor) -> None:
+        if self._before is not None and self._before[name] is None and not grad.is_sparse:
+            # Held, so that no other gradient can come to lie in its place.
+            self._taken[name] = grad.untyped_storage(), grad.data_ptr(), grad._version
 
     def _fail(self, name: str, error: Exception) -> None:
         expected = isinstance(error, TooLargeError)
         reason = str(error) if expected else f"{type(error).__name__}: {error}"
         self.missing.setdefault(name, reason)
         if not isinstance(error, LayoutError | TooLargeError):
-            self.fault = self.fault or error.with_traceback(None)
+            self.fault = self.fault or bare(error)
+        if is_out_of_memory(error):
+            self.starved.add(name)
+            if not isinstance(error, StarvedError):
+                self.culprits.add(name)
+
+
+def _with_hooks(parameter: Tensor, reason: str) -> str:
+    """Why a parameter is withheld; a hook of it is the likelier cause."""
+    is_hooked = bool(parameter._backward_hooks)
+    return f"a hook of it may change its gradient: {reason}" if is_hooked else reason
 
 
 def _unclosed(error: float, is_used: bool) -> str:

@@ -31,6 +31,8 @@ Grads = tuple[Tensor | None, ...]
 Layouts = Mapping[int, tuple[Layout | None, ...]]
 
 _PROBED = 2048
+_TILT = 0.7
+"""How much the imaginary part of a complex number counts beside the real one."""
 _LEVELS, _LEVELS_HALF = 16, 4
 
 
@@ -229,9 +231,13 @@ class _Probe:
 
     def _keep(self, node: int, grads: Grads) -> None:
         for output, grad in enumerate(grads):
-            if grad is None or not grad.is_floating_point() or not grad.numel():
+            if grad is None or not grad.numel():
                 continue
             grad = grad.to_dense() if grad.is_sparse else grad
+            if grad.is_complex():
+                grad = grad.real + _TILT * grad.imag
+            if not grad.is_floating_point():
+                continue
             key = (node, output)
             if key not in self.places:
                 self.places[key] = _places(grad.numel(), self.asked[node], node)
@@ -266,6 +272,8 @@ def _weighed(
     repeats = -(-grad.numel() // len(numbers)) if len(numbers) else 0
     tiled = numbers.repeat(repeats)[: grad.numel()].view(grad.shape)
     tiled = tiled.to(grad.device, grad.dtype)
+    if grad.is_complex():
+        tiled = tiled * complex(1, _TILT)
     if weigh is None:
         return tiled
     owners = layout.samples(tuple(grad.shape), grad.device)

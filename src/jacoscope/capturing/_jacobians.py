@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from torch import Tensor
 
+from jacoscope.capturing._complex import as_real
 from jacoscope.errors import nearest
 from jacoscope.jacobian import Jacobian
 
@@ -162,7 +163,7 @@ class Jacobians(Mapping[str, ParameterJacobian]):
             parameters: All that was watched.
         """
         self._found = {name: found[name] for name in parameters if name in found}
-        sizes = {name: parameter.numel() for name, parameter in parameters.items()}
+        sizes = {name: as_real(each).numel() for name, each in parameters.items()}
         total = sum(sizes.values())
         covered = sum(sizes[name] for name in self._found)
         self.coverage = covered / total if total else float("nan")

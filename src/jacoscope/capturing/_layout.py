@@ -111,6 +111,8 @@ class Regular(Layout):
             return super().rows(tensor, shape, dims)
         if self.dim not in dims:
             raise LayoutError(f"{self.describe()} is not by rows {tuple(dims)}")
+        if self.inner == 1 and len(dims) == 1 and tensor.shape[dims[0]] == self.count:
+            return Rows(tensor.movedim(dims[0], 0).unsqueeze(1), None)
         front = tensor.movedim(tuple(dims), tuple(range(len(dims))))
         place = list(dims).index(self.dim)
         sizes = front.shape

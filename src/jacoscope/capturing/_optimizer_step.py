@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from jacoscope.capturing._complex import as_real
 from jacoscope.capturing._tensors import ParameterTensors
+from jacoscope.capturing._versions import Versions
+from jacoscope.sharding import gradient_mismatch, local
 
 __all__ = ["OptimizerStepCapture", "Wanted"]
+
+_CHANGED = (
+    "its weights were changed between a backward of this training step and the optimiser's step, "
+    "as by a step within the backward or a perturbation"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +43,8 @@ class Wanted:
     def copied_bytes(self) -> int:
         """Memory that the copies take while the optimiser steps."""
         copies = int(self.update) + int(self.update_with_gradient)
-        return copies * self.parameter.numel() * self.parameter.element_size()
+        here = local(self.parameter.detach())
+        return copies * here.numel() * here.element_size()
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +64,7 @@ class OptimizerStepCapture:
     them. Where updates are wanted it copies what they are compared with, hooks the optimiser's
     end, and hands on the update from there. With several optimisers each has its turn; one that
     steps again in the same training step, or evaluates its closure again (LBFGS), is captured the
-    first time.
+    first time. Of a parameter that is split over processes it hands on the part that is here.
 
     Args:
         wanted: The parameters to capture.
@@ -73,6 +82,7 @@ class OptimizerStepCapture:
         self._pending: dict[int, list[_Copies]] = {}
         self._hooks: dict[int, RemovableHandle] = {}
         self._failure: Exception | None = None
+        self._versions = Versions(item.parameter for item in wanted)
         self.missing: dict[str, str] = {}
 
     @property
@@ -81,23 +91,40 @@ class OptimizerStepCapture:
         return bool(self._seen)
 
     @torch.no_grad()
-    def before_step(self, optimizer: Optimizer, gradient_scale: Tensor | None = None) -> None:
+    def before_step(
+        self,
+        optimizer: Optimizer,
+        gradient_scale: Tensor | None = None,
+        changed: Collection[int] = (),
+    ) -> None:
         """Take the gradients and weights of this optimiser's parameters.
 
         Args:
             optimizer: The optimiser that is about to step.
             gradient_scale: Factor that its gradients still carry, or ``None`` for 1.
+            changed: The ids of parameters that are no longer what the backward saw.
         """
         if id(optimizer) in self._seen:
             return
         self._seen.add(id(optimizer))
-        mine = self._take(optimizer)
-        for item in (item for item in mine if item.parameter.grad is None):
-            self.missing[item.name] = _no_gradient(item)
+        mine = []
+        for item in self._take(optimizer):
+            if id(item.parameter) in changed:
+                self.missing[item.name] = _CHANGED
+            else:
+                mine.append(item)
+        for item in mine:
+            reason = _no_gradient(item)
+            if reason is not None:
+                self.missing[item.name] = reason
         for group in _by_device(item for item in mine if item.parameter.grad is None):
             self._emit(_weights(group))
-        for group in _by_device(item for item in mine if item.parameter.grad is not None):
+        given = [item for item in mine if item.parameter.grad is not None]
+        for group in _by_device(item for item in given if item.name not in self.missing):
             self._capture_group(optimizer, group, gradient_scale)
+        for group in _by_device(item for item in given if item.name in self.missing):
+            self._emit(_weights(group))
+            self._copy(optimizer, tuple(item for item in group if item.update))
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -107,10 +134,15 @@ class OptimizerStepCapture:
         non-finite gradients) has an update of zero. Parameters of no optimiser have weights only.
         """
         try:
-            if self._failure is not None:
-                raise self._failure
+            failure, self._failure = self._failure, None
+            try:
+                if failure is not None:
+                    raise failure
+            finally:
+                del failure  # it holds this frame, and all that the failed one had
             for key in list(self._pending):
                 self._after_step(key)
+            changed = self._versions.changed()
             rest = list(self._waiting.values())
             for item in rest:
                 self.missing[item.name] = (
@@ -118,7 +150,7 @@ class OptimizerStepCapture:
                     if item.parameter.requires_grad
                     else "it is frozen (requires_grad is False)"
                 )
-            for group in _by_device(rest):
+            for group in _by_device(i for i in rest if id(i.parameter) not in changed):
                 self._emit(_weights(group))
         finally:
             self.detach()
@@ -149,24 +181,38 @@ class OptimizerStepCapture:
                     names=tuple(item.name for item in apart),
                     device=apart[0].parameter.device,
                     gradients=[_gradient(item) for item in apart],
-                    weights=[item.parameter for item in apart],
+                    weights=[_here(item.parameter) for item in apart],
                     gradient_scale=gradient_scale,
                 )
             )
-        copied = tuple(item for item in apart if item.update)
-        for wanted in (wanted for wanted in (together, copied) if wanted):
-            gradients = [_gradient(item).clone() for item in wanted] if wanted is together else None
-            weights = [item.parameter.clone() for item in wanted]
-            scale = gradient_scale.clone() if gradient_scale is not None else None
-            copies = _Copies(wanted, gradients, weights, scale)
-            self._pending.setdefault(id(optimizer), []).append(copies)
-            self._hook_end_of(optimizer)
+        gradients = [_gradient(item).clone() for item in together]
+        self._copy(optimizer, together, gradients, gradient_scale)
+        self._copy(optimizer, tuple(item for item in apart if item.update))
+
+    def _copy(
+        self,
+        optimizer: Optimizer,
+        wanted: tuple[Wanted, ...],
+        gradients: list[Tensor] | None = None,
+        gradient_scale: Tensor | None = None,
+    ) -> None:
+        """Keep what these parameters are to be compared with."""
+        if not wanted:
+            return
+        weights = [_here(item.parameter).clone() for item in wanted]
+        scale = gradient_scale.clone() if gradient_scale is not None else None
+        copies = _Copies(wanted, gradients, weights, scale)
+        self._pending.setdefault(id(optimizer), []).append(copies)
+        self._hook_end_of(optimizer)
 
     def _hook_end_of(self, optimizer: Optimizer) -> None:
         key = id(optimizer)
-        # An optimiser that is none of torch's own has no such hook; its update is then taken at
-        # the end of the training step.
-        if key not in self._hooks and isinstance(optimizer, Optimizer):
+        # An optimiser that is none of torch's own, or has not called its constructor (some that
+        # wrap another), has no such hook; its update is then taken at the end of the training step.
+        is_torch = isinstance(optimizer, Optimizer) and "_optimizer_step_post_hooks" in vars(
+            optimizer
+        )
+        if key not in self._hooks and is_torch:
             self._hooks[key] = optimizer.register_step_post_hook(lambda *_: self._on_step_done(key))
 
     def _on_step_done(self, key: int) -> None:
@@ -179,7 +225,7 @@ class OptimizerStepCapture:
     @torch.no_grad()
     def _after_step(self, key: int) -> None:
         for parts in self._pending.pop(key, []):
-            moved = [item.parameter for item in parts.wanted]
+            moved = [_here(item.parameter) for item in parts.wanted]
             self._emit(
                 ParameterTensors(
                     names=tuple(item.name for item in parts.wanted),
@@ -194,7 +240,7 @@ class OptimizerStepCapture:
 
 def _weights(group: tuple[Wanted, ...]) -> ParameterTensors:
     names = tuple(item.name for item in group)
-    parameters = [item.parameter for item in group]
+    parameters = [_here(item.parameter) for item in group]
     return ParameterTensors(names, parameters[0].device, weights=parameters)
 
 
@@ -208,10 +254,18 @@ def _by_device(items: Iterable[Wanted]) -> list[tuple[Wanted, ...]]:
 def _gradient(item: Wanted) -> Tensor:
     gradient = item.parameter.grad
     assert gradient is not None
-    return gradient
+    return _here(gradient)
 
 
-def _no_gradient(item: Wanted) -> str:
+def _here(tensor: Tensor) -> Tensor:
+    """What of a tensor is on this process, as real numbers."""
+    return as_real(local(tensor))
+
+
+def _no_gradient(item: Wanted) -> str | None:
+    """Why there is no gradient to measure, or ``None`` if there is one."""
+    if item.parameter.grad is not None:
+        return gradient_mismatch(item.parameter, item.parameter.grad)
     if not item.parameter.requires_grad:
         return "it is frozen (requires_grad is False)"
     return "it has no gradient in this training step (the loss does not depend on it, or is None)"

@@ -100,7 +100,7 @@ class Planner:
             uses.setdefault(node, []).append(
                 PlannedUse(node, slot, shape, base.edge, views, layouts, inputs)
             )
-            rule, layout = self._names(node, slot, layouts)
+            rule, layout = self._names(node, slot, edge, layouts)
             made = f" of what is made of {len(base.parameters)}" if base.sweep else ""
             for name in base.parameters:
                 _note(rules, name, rule + made)
@@ -324,13 +324,14 @@ class Planner:
         return free
 
     def _names(
-        self, node: int, slot: int, layouts: tuple[Layout | None, ...] | None
+        self, node: int, slot: int, edge: Edge, layouts: tuple[Layout | None, ...] | None
     ) -> tuple[str, str]:
         """What the rule and the layout of a use are called."""
         operation = operation_of(self.graph.names[node])
         if layouts is None:
             return "shared term", "shared evenly"
-        rule = RULES.get((operation, slot))
+        is_complex = self.graph.uses_complex(node, edge)
+        rule = None if is_complex else RULES.get((operation, slot))
         name = f"{operation}: {rule_name(rule)}" if rule is not None else f"{operation}: generic"
         return name, next((each.describe() for each in layouts if each is not None), "")
 

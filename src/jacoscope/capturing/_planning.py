@@ -17,12 +17,20 @@ from jacoscope.capturing._walk import Graph
 
 __all__ = ["make_plan"]
 
+_REENTRANT = "CheckpointFunctionBackward"
 _HIDING = {
-    "CheckpointFunctionBackward": "reentrant activation checkpointing hides the graph; "
-    "use_reentrant=False shows it",
-    "CompiledFunctionBackward": "torch.compile makes one node of the whole graph; "
+    _REENTRANT: "its gradient comes through a reentrant activation checkpoint, which hides its "
+    "graph",
+    "CompiledFunctionBackward": "torch.compile makes one node of what its gradient comes through; "
     "samples.compiled: eager would run the forward of captured steps uncompiled",
 }
+_HELD = (
+    "its gradient comes through an activation checkpoint, which hands out what it saved only once"
+)
+
+_NESTED = (
+    "its gradient comes through a nested tensor, which has no dimension that tells samples apart"
+)
 
 # Where the batch may be at the frontier, most likely first.
 _DIMS = (
@@ -49,7 +57,6 @@ _COMMUNICATING = re.compile(
     re.IGNORECASE,
 )
 _AS_MANY = "there are as many rows as samples, in another order, so that tensors do not tell which"
-_COMPLEX = "it is complex, which is not supported"
 _ABSENT = "the loss does not depend on it"
 
 
@@ -73,11 +80,9 @@ def make_plan(
         trust: Whether the backward of a user's own autograd function may be run several times.
     """
     leaves = {name: place for place, name in graph.leaves.items() if name in parameters}
-    absent = {name: _ABSENT for name in parameters if name not in leaves}
-    hidden = next((_HIDING[name] for name in graph.names if name in _HIDING), None)
-    if hidden is not None:
-        return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, hidden), **absent})
-    absent |= _below_custom(graph, leaves, trust)
+    why = _HIDING[_REENTRANT] if _REENTRANT in graph.names else _ABSENT
+    absent = {name: why for name in parameters if name not in leaves}
+    absent |= _below_opaque(graph, leaves, trust)
     leaves = {name: leaf for name, leaf in leaves.items() if name not in absent}
     if index is not None and _is_ambiguous(index, samples):
         return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, _AS_MANY), **absent})
@@ -86,10 +91,6 @@ def make_plan(
     if samples == 1:
         whole = dict.fromkeys(leaves, "one sample: the gradient itself")
         return CapturePlan(1, index, leaves=leaves, missing=absent, rules=whole, described=whole)
-    imaginary = {name: _COMPLEX for name in leaves if parameters[name].is_complex()}
-    if imaginary:
-        absent |= imaginary
-        leaves = {name: leaf for name, leaf in leaves.items() if name not in imaginary}
     only = is_parameter_only(graph)
     search = _Search(graph, parameters, leaves, samples, index, only, absent)
     if dim is not None:
@@ -192,27 +193,50 @@ class _Search:
         return min(found.values(), key=lambda each: each.rank, default=None)
 
 
-def _below_custom(graph: Graph, leaves: Mapping[str, int], trust: bool) -> dict[str, str]:
+def _below_opaque(graph: Graph, leaves: Mapping[str, int], trust: bool) -> dict[str, str]:
     """Parameters whose gradients come through functions that can be run only once, by the training.
 
     The backward of a user's own may use up what it saved, change it in place, or draw random
-    numbers; one that waits for other processes would wait for ever.
+    numbers; one that waits for other processes would wait for ever; a checkpoint's runs a part of
+    the forward again.
     """
+    hiding = [
+        ([node for node, each in enumerate(graph.names) if each == name], reason)
+        for name, reason in _HIDING.items()
+    ]
     waiting = [node for node, name in enumerate(graph.names) if _COMMUNICATING.search(name)]
     custom = [
         node
         for node, each in enumerate(graph.nodes)
         if isinstance(each, torch.autograd.function.BackwardCFunction)
-        and graph.names[node] not in _HARMLESS
+        and graph.names[node] not in (*_HARMLESS, *_HIDING)
     ]
     found: dict[str, str] = {}
-    for first, reason in ((waiting, _WAITING), ([] if trust else custom, _CUSTOM)):
+    for first, reason in (
+        *hiding,
+        (graph.checkpointed, _HELD),
+        (_nested(graph), _NESTED),
+        (waiting, _WAITING),
+        ([] if trust else custom, _CUSTOM),
+    ):
         below = _reached_from(graph, first)
         for name, leaf in leaves.items():
             if leaf in below:
                 operation = graph.names[first[0]].removesuffix("Backward")
                 found.setdefault(name, reason.format(name=operation))
     return found
+
+
+def _nested(graph: Graph) -> list[int]:
+    """Nodes that have made a nested tensor."""
+    return [
+        place
+        for place, shapes in enumerate(graph.shapes)
+        if any(
+            shape is None and metadata is not None
+            for shape, metadata in zip(shapes, graph.nodes[place]._input_metadata, strict=True)
+        )
+    ]
 
 
 def _reached_from(graph: Graph, first: Sequence[int]) -> set[int]:

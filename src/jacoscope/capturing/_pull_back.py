@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from jacoscope.capturing._call import call_node
+from jacoscope.capturing._complex import as_real
 from jacoscope.capturing._plan import Base
 from jacoscope.capturing._walk import Edge, Graph
 from jacoscope.jacobian import Jacobian
@@ -45,8 +46,10 @@ class PullBack:
         self._leaf_of = {name: place for place, name in graph.leaves.items()}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a parameter."""
-        return self._graph.shapes[self._leaf_of[name]][0] or ()
+        """The shape of a parameter's rows."""
+        leaf = self._leaf_of[name], 0
+        pair = (2,) if self._graph.is_complex(leaf) else ()
+        return (*(self._graph.shape(leaf) or ()), *pair)
 
     def rows(
         self, base: Base, jacobian: Jacobian, names: Sequence[str], index: Tensor
@@ -60,7 +63,8 @@ class PullBack:
             index: The samples, shape (K,).
 
         Returns:
-            For each parameter, its rows, shape (K, *parameter's shape).
+            For each parameter, its rows, shape (K, *parameter's shape); of a complex one, its real
+            and imaginary parts.
         """
         places = [base.parameters.index(name) for name in names]
         pull = self._pull(base)
@@ -69,14 +73,16 @@ class PullBack:
         chunk = max(1, self._memory_budget // max(1, size))
         pieces = []
         for some in torch.split(index, chunk):
-            pulled = self._mapped(pull, jacobian.rows(some).to(dtype), base.edge)
-            pieces.append([pulled[place] for place in places])
+            rows = jacobian.rows(some)
+            rows = torch.view_as_complex(rows.contiguous()) if dtype.is_complex else rows
+            pulled = self._mapped(pull, rows.to(dtype), base.edge)
+            pieces.append([as_real(pulled[place]) for place in places])
         return [torch.cat(column) for column in zip(*pieces, strict=True)]
 
     def _pull(self, base: Base) -> Callable[[Tensor], tuple[Tensor, ...]]:
         """From a row at a value to rows at its parameters, by the nodes between them."""
         leaves = [self._leaf_of[name] for name in base.parameters]
-        shapes = [self.shape(name) for name in base.parameters]
+        shapes = [self._graph.shape((leaf, 0)) or () for leaf in leaves]
 
         def pull(row: Tensor) -> tuple[Tensor, ...]:
             grads: dict[Edge, Tensor] = {base.edge: row}

@@ -200,6 +200,8 @@ class ScatterTerm(Term):
 
 def combine(terms: Sequence[Term], samples: int, memory_budget: int) -> list[Jacobian]:
     """As few operators as the terms allow; their sum is the sum of the terms."""
+    if len(terms) == 1:
+        return [terms[0].merged(terms, samples, memory_budget)]
     groups: dict[Hashable, list[Term]] = {}
     for term in terms:
         groups.setdefault(term.key, []).append(term)

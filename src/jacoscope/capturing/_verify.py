@@ -14,6 +14,7 @@ from jacoscope.capturing._api import samples_of, watched_parameters
 from jacoscope.capturing._backward import Arrival, BackwardCapture
 from jacoscope.capturing._calibration import Calibration, Calibrations
 from jacoscope.capturing._closure import Check, Direction, closure_errors, tolerance
+from jacoscope.capturing._complex import as_real
 from jacoscope.capturing._passes import extra_pass
 from jacoscope.capturing._walk import Graph, walk
 from jacoscope.jacobian import DEFAULT_MEMORY_BUDGET
@@ -167,7 +168,7 @@ def _captured(
     directions: dict[str, Direction] = {}
 
     def consume(name: str, arrival: Arrival) -> None:
-        double = parameters[name].dtype is torch.float64
+        double = parameters[name].dtype in (torch.float64, torch.complex128)
         dtype = torch.float64 if double else torch.float32
         directions[name] = Direction.drawn(parameters[name], dtype, len(checks))
         checks[name] = Check.of(arrival, directions[name])
@@ -226,8 +227,9 @@ def _judged(
         )
         for name in watched
     )
-    total = sum(parameter.numel() for parameter in watched.values())
-    had = sum(parameter.numel() for name, parameter in watched.items() if name not in missing)
+    sizes = {name: as_real(parameter).numel() for name, parameter in watched.items()}
+    total = sum(sizes.values())
+    had = sum(size for name, size in sizes.items() if name not in missing)
     coverage = had / total if total else float("nan")
     return Verification(rows, samples, calibration.checked, plan.coupled, coverage)
 

@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+
+from jacoscope.capturing._checkpoints import checkpointed
 
 __all__ = ["Edge", "Graph", "Shape", "operation_of", "past_sinks", "walk"]
 
@@ -58,7 +60,13 @@ class Graph:
     def signature(self) -> int:
         """A hash of structure and shapes: graphs with the same one are read the same way."""
         leaves = tuple(sorted(self.leaves.items()))
-        return hash((self.names, self.inputs, self.shapes, leaves, self._places()))
+        held = self.checkpointed
+        return hash((self.names, self.inputs, self.shapes, leaves, held, self._places()))
+
+    @cached_property
+    def checkpointed(self) -> tuple[int, ...]:
+        """Nodes whose saved tensors activation checkpointing has not kept."""
+        return checkpointed(self.nodes)
 
     def _places(self) -> tuple[object, ...]:
         """What shapes do not tell: which part is taken, which way round, in which mode."""
@@ -81,6 +89,17 @@ class Graph:
     def is_leaf(self, index: int) -> bool:
         """Whether the node stands for a leaf tensor: a parameter, or an input."""
         return self.names[index] == _LEAF
+
+    def is_complex(self, edge: Edge) -> bool:
+        """Whether a value is of complex numbers."""
+        metadata = getattr(self.nodes[edge[0]], "_input_metadata", ())
+        known = metadata[edge[1]] if edge[1] < len(metadata) else None
+        return known is not None and known.dtype.is_complex
+
+    def uses_complex(self, node: int, edge: Edge) -> bool:
+        """Whether a node goes from or to complex numbers by way of one of its inputs."""
+        outputs = range(len(self.shapes[node]))
+        return self.is_complex(edge) or any(self.is_complex((node, each)) for each in outputs)
 
     def shape(self, edge: Edge) -> Shape | None:
         """The shape of a value."""
@@ -164,10 +183,11 @@ def _shapes(node: Node) -> tuple[Shape | None, ...]:
 def _shape(shape: torch.Size) -> Shape | None:
     try:
         return tuple(int(size) for size in shape)
-    except (TypeError, RuntimeError):  # a nested tensor has no sizes
+    except (TypeError, RuntimeError, AttributeError):  # a nested tensor has no sizes
         return None
 
 
+@cache
 def operation_of(name: str) -> str:
     """A node's operation: its name without ``Backward`` and number."""
     return re.sub(r"Backward\d*$", "", name)

@@ -23,6 +23,7 @@ HeadlineName = Literal[
     "update_cosine",
     "saliency",
     "coverage",
+    "monitor_overhead",
     "sample_closure",
     "sample_coverage",
 ]

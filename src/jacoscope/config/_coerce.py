@@ -7,6 +7,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Union
 
 from jacoscope.errors import ConfigError, nearest
@@ -124,7 +125,8 @@ def _sequence(value: Any, hint: Any, key: str) -> tuple[Any, ...]:
 
 def _scalar(value: Any, hint: Any, key: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):  # a whole number too large for one
+            return float(value)
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
     raise _wrong_type(value, _name(hint), key)

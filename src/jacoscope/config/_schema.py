@@ -229,6 +229,10 @@ class MonitorConfig:
             With no rules every parameter is watched; with some, a parameter that none matches is
             not.
         schedule: When to capture.
+        overhead: The largest share of the training time that the monitor may take, such as 0.03:
+            what schedules ask for is then left out where it would take more, so that captures
+            become fewer, never less exact. Which steps are captured depends on how fast the
+            machine is; with ``null`` on the schedules alone.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.
@@ -247,6 +251,7 @@ class MonitorConfig:
     quantities: tuple[QuantityName, ...] = DEFAULT_QUANTITIES
     layers: tuple[LayerRule, ...] = ()
     schedule: Schedule = Schedule()
+    overhead: float | None = None
     output: Output = Output()
     samples: Samples = Samples()
     probes: Probes = Probes()
@@ -258,6 +263,12 @@ class MonitorConfig:
         coerce_fields(self)
         if not self.quantities:
             raise ConfigError("is empty; name at least one quantity", key="quantities")
+        if self.overhead is not None and not 0 < self.overhead <= 1:
+            raise ConfigError(
+                f"got {self.overhead}, must be a share of the training time, above 0 and at most "
+                "1, such as 0.03, or null for no bound",
+                key="overhead",
+            )
         self._check_alerts()
 
     def _check_alerts(self) -> None:

@@ -17,7 +17,7 @@ from jacoscope.probing._api import (
 )
 from jacoscope.probing._batch import arguments_of, call_of, first_samples, targets_of
 from jacoscope.probing._cotangents import cotangents
-from jacoscope.probing._errors import ProbeError
+from jacoscope.probing._errors import ProbeError, refuse_complex
 from jacoscope.probing._function import ModelFunction
 from jacoscope.probing._isolation import isolated, replica
 from jacoscope.probing._kernel import NeuralTangentKernel
@@ -57,6 +57,7 @@ __all__ = [
     "output_jacobian",
     "place_jacobian",
     "products",
+    "refuse_complex",
     "replica",
     "rows_of",
     "saliency_of",

@@ -10,6 +10,7 @@ from torch import nn
 
 from jacoscope.errors import ConfigError, nearest
 from jacoscope.probing._cotangents import cotangents
+from jacoscope.probing._errors import refuse_complex
 from jacoscope.probing._function import ModelFunction
 from jacoscope.probing._isolation import isolated, replica
 from jacoscope.probing._kernel import NeuralTangentKernel
@@ -323,6 +324,7 @@ def _function(model: nn.Module, inputs: Any, method: str, output: str | None) ->
 def _names(function: ModelFunction, parameters: Iterable[str] | None) -> list[str]:
     known = {name: p for name, p in function.parameters.items() if p.is_floating_point()}
     if parameters is None:
+        refuse_complex(dict(function.module.named_parameters()))
         return list(known)
     names = [parameters] if isinstance(parameters, str) else list(dict.fromkeys(parameters))
     for name in names:

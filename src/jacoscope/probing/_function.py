@@ -203,13 +203,16 @@ class ModelFunction:
         """The model."""
         return self._module
 
-    def plain(self, repeats: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+    def plain(
+        self, repeats: int = 1, inputs: Sequence[Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """The model's parameters as leaves, and the outputs of all samples, shape (N·repeats, C).
 
         By a plain call of the model, as training calls it, with the parameters that it holds.
 
         Args:
             repeats: How many times each sample stands in the batch, one after the other.
+            inputs: What takes the place of :attr:`sample_inputs`, and may have a graph.
         """
         named = dict(self._module.named_parameters())
         leaves: dict[str, Tensor] = {n: p for n, p in named.items() if p.is_floating_point()}
@@ -217,6 +220,8 @@ class ModelFunction:
             leaf.requires_grad_()
         pairs = zip(self._leaves, self.is_sample, strict=True)
         given = [_repeated(leaf, repeats) if there else _copied(leaf) for leaf, there in pairs]
+        if inputs is not None:
+            given = [_cloned(leaf) for leaf in self._with(inputs)]
         args, kwargs = tree_unflatten(given, self._spec)
         count = self.samples * repeats
         with self.rewound(), _buffers_apart(self._module):
@@ -246,7 +251,7 @@ class ModelFunction:
         return [next(given) if there else leaf for leaf, there in pairs]
 
     def _run(self, parameters: Tensors, leaves: list[Any], samples: int | None = None) -> Tensor:
-        given = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        given = [_cloned(leaf) for leaf in leaves]
         args, kwargs = tree_unflatten(given, self._spec)
         buffers = {name: buffer.clone() for name, buffer in self._buffers.items()}
         state = {**self.parameters, **parameters, **buffers}
@@ -398,6 +403,10 @@ def _only(found: list[Tensor], name: str) -> Tensor:
         times = "not at all" if not found else f"{len(found)} times"
         raise ProbeError(f"the module {name!r} runs {times} in a forward, not once")
     return found[0]
+
+
+def _cloned(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
 
 
 def _copied(leaf: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 from jacoscope.probing._errors import ProbeError
 
 __all__ = ["OnceDifferentiableError", "check_reentrant", "check_twice_differentiable"]
+__all__ += ["depends_on"]
 
 
 class OnceDifferentiableError(ProbeError):
@@ -54,14 +55,23 @@ def check_twice_differentiable(slopes: Iterable[Tensor]) -> None:
         )
 
 
+def depends_on(output: Tensor, leaf: Tensor) -> bool:
+    """Whether autograd has a way from an output to a leaf."""
+    return any(getattr(node, "variable", None) is leaf for node in _nodes([output.grad_fn]))
+
+
 def _names(roots: Iterable[Any]) -> set[str]:
     """Names of all nodes below some nodes."""
-    stack, seen, names = list(roots), set(), set()
+    return {node.name() for node in _nodes(roots)}
+
+
+def _nodes(roots: Iterable[Any]) -> set[Any]:
+    """All nodes below some nodes."""
+    stack, seen = list(roots), set()
     while stack:
         node = stack.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        names.add(node.name())
         stack.extend(following for following, _ in node.next_functions)
-    return names
+    return seen

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.hooks import RemovableHandle
 
 from jacoscope.probing._errors import ProbeError
 
@@ -123,7 +124,7 @@ class Attributes:
         self._owns = [vars(each) for each in module.modules()]
         for own in self._owns:
             for value in own.values():
-                _prepare(value, self._memo)
+                _prepare(value, self._memo, keeps_handles=True)
         self._fixed = [
             {n: v for n, v in own.items() if not _is_mutable(n, v)} for own in self._owns
         ]
@@ -165,6 +166,12 @@ def replica(module: nn.Module) -> nn.Module:
     Raises:
         ProbeError: If it holds something that cannot be copied.
     """
+    for name, each in module.named_modules():
+        if isinstance(each, torch.jit.ScriptModule) and next(each.parameters(), None) is not None:
+            raise ProbeError(
+                f"{name or 'the model'} is compiled by torch.jit, so that a copy's parameters "
+                "cannot be exchanged"
+            )
     memo: dict[int, Any] = {}
     try:
         with torch.inference_mode(False):  # what is copied within it cannot be differentiated
@@ -229,8 +236,18 @@ def _enclosing(value: Any, memo: dict[int, Any], made: dict[int, Any]) -> Any:
     return function
 
 
-def _prepare(value: Any, memo: dict[int, Any], depth: int = 0) -> None:
-    """Note in a copier's memo what it could not copy or should not."""
+def _prepare(
+    value: Any, memo: dict[int, Any], depth: int = 0, *, keeps_handles: bool = False
+) -> None:
+    """Note in a copier's memo what it could not copy or should not.
+
+    Args:
+        value: What is to be copied.
+        memo: The memo.
+        depth: How deep it is nested.
+        keeps_handles: Whether handles of hooks stay what they are, as those of the same module;
+            torch cannot copy them twice.
+    """
     if isinstance(value, Tensor):
         if not value.is_leaf:
             memo[id(value)] = value.detach().clone()
@@ -238,9 +255,12 @@ def _prepare(value: Any, memo: dict[int, Any], depth: int = 0) -> None:
         return
     elif isinstance(value, Mapping):
         for each in value.values():
-            _prepare(each, memo, depth + 1)
+            _prepare(each, memo, depth + 1, keeps_handles=keeps_handles)
     elif isinstance(value, list | tuple | set):
         for each in value:
-            _prepare(each, memo, depth + 1)
+            _prepare(each, memo, depth + 1, keeps_handles=keeps_handles)
+    elif isinstance(value, RemovableHandle):
+        if keeps_handles:
+            memo[id(value)] = value
     elif any(cls.__name__ in _SHARED for cls in type(value).__mro__):
         memo[id(value)] = value

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, jvp
 
-from jacoscope.probing._errors import ProbeError
+from jacoscope.probing._errors import ProbeError, refuse_complex
 from jacoscope.probing._function import Tensors
 from jacoscope.probing._graph import (
     OnceDifferentiableError,
     check_reentrant,
     check_twice_differentiable,
 )
+from jacoscope.probing._hooks import WatchingHooks
 from jacoscope.probing._isolation import Attributes, Randomness, without_fused_kernels
 
 __all__ = ["Loss"]
@@ -57,6 +58,7 @@ class Loss:
         self._call = _Call(module, loss)
         self.devices = {parameter.device for parameter in module.parameters()}
         self._leaves = dict(module.named_parameters())
+        refuse_complex({n: leaf for n, leaf in self._leaves.items() if leaf.requires_grad})
         self._tensors: list[tuple[dict[str, Any], str, Any]] = [
             (registered, name, tensor)
             for each in module.modules()
@@ -67,6 +69,8 @@ class Loss:
         self._buffers = [(b, b.detach().clone()) for b in module.buffers()]
         self._randomness = Randomness(self.devices)
         self._attributes = Attributes(module)
+        self._trained = {name for name, leaf in self._leaves.items() if leaf.requires_grad}
+        self._differentiates = False
         self.second_order: str | None = None
 
     def __call__(self) -> Tensor:
@@ -93,7 +97,8 @@ class Loss:
         wanted: dict[str, Tensor] = {name: self._leaves[name] for name in names}
         for name, leaf in self._leaves.items():
             if leaf.is_floating_point() or leaf.is_complex():
-                leaf.requires_grad_(name in wanted)
+                inside = self._differentiates and name in self._trained
+                leaf.requires_grad_(name in wanted or inside)
         self._randomness.restore()
         try:
             yield wanted
@@ -104,8 +109,15 @@ class Loss:
 
     def value(self, parameters: Tensors) -> float:
         """The loss as a number."""
-        with self.at(parameters):
-            return float(self().detach())
+        try:
+            with self.at(parameters):
+                return float(self().detach())
+        except RuntimeError as error:
+            if self._differentiates or "does not require grad" not in str(error):
+                raise
+        # The loss itself takes derivatives by parameters, as a gradient penalty does.
+        self._differentiates = True
+        return self.value(parameters)
 
     def gradient(
         self, parameters: Tensors, names: Sequence[str]
@@ -185,11 +197,17 @@ class Loss:
     ) -> list[float]:
         every = list(dict.fromkeys(name for names in groups for name in names))
         with self.at(parameters, every) as leaves:
-            value = self()
+            with WatchingHooks() as hooks:
+                value = self()
             if not value.requires_grad:
                 return [0.0] * len(groups)
             inputs = list(leaves.values())
             firsts = torch.autograd.grad(value, inputs, create_graph=True, allow_unused=True)
+            if hooks.have_changed:
+                raise OnceDifferentiableError(
+                    "a hook within the network changes gradients, which a second derivative would "
+                    "pass twice"
+                )
             slopes = {n: g for n, g in zip(leaves, firsts, strict=True) if g is not None}
             check_twice_differentiable(slopes.values())
             return [_along(slopes, leaves, steps, names) for names in groups]

@@ -16,7 +16,7 @@ from torch.func import jvp, vjp, vmap
 
 from jacoscope.probing._errors import NoPartError, ProbeError
 from jacoscope.probing._function import INPUT, ModelFunction, Tensors
-from jacoscope.probing._graph import check_reentrant
+from jacoscope.probing._graph import check_reentrant, depends_on
 from jacoscope.probing._isolation import without_fused_kernels
 
 __all__ = ["TOLERANCE", "Looped", "Rows", "Vectorized", "is_same", "quietly"]
@@ -224,8 +224,13 @@ class Looped(Rows):
     def _parameter_graph(self) -> tuple[dict[str, Tensor], Tensor]:
         if self._by_parameters is None:
             kept = _Kept()
-            with torch.autograd.graph.saved_tensors_hooks(kept.note, _as_it_is):
-                leaves, outputs = self.function.plain()
+            try:
+                with torch.autograd.graph.saved_tensors_hooks(kept.note, _as_it_is):
+                    leaves, outputs = self.function.plain()
+            except RuntimeError as error:
+                if "saved tensor hooks" not in str(error):
+                    raise
+                leaves, outputs = self.function.plain()  # it differentiates by torch.func
             if outputs.grad_fn is None:
                 raise NoPartError(
                     "the model's output does not depend on its parameters by autograd"
@@ -241,14 +246,16 @@ class Looped(Rows):
         if index is not None:
             leaf = inputs[index].detach().clone().requires_grad_()
             inputs[index] = leaf
-            outputs = self._evaluated({}, inputs)
+            # What a checkpoint computes again it computes with the parameters that the model holds.
+            outputs = self.function.plain(inputs=inputs)[1]
         else:
             leaf = torch.zeros_like(self.function.place_value(place)).requires_grad_()
             with self.function.shifted(place, leaf):
                 outputs = self._evaluated({})
-        if outputs.grad_fn is None:
+        if not depends_on(outputs, leaf):
             where = "input" if place == INPUT else f"output of {place!r}"
             raise NoPartError(f"the model's output does not depend on the {where} by autograd")
+        check_reentrant(outputs)
         _check_same(outputs, self.function)
         return leaf, outputs
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from jacoscope.capturing import Calibrations, capture_with, watched_parameters
 from jacoscope.probing._cotangents import Cotangents
+from jacoscope.probing._graph import check_reentrant
 from jacoscope.probing._rows import Looped, Rows, is_same
 
 __all__ = ["structured_products"]
@@ -68,6 +69,7 @@ def structured_products(
         return {}
     if outputs.grad_fn is None:
         return {}
+    check_reentrant(outputs)
     if not is_same(outputs.detach(), function.values.repeat_interleave(repeats, dim=0)):
         return {}
     loss = (outputs * cotangents.vectors.repeat(function.samples, 1)).sum()

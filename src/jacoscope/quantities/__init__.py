@@ -31,6 +31,8 @@ from jacoscope.quantities._table import (
 )
 from jacoscope.quantities.headline import (
     HEADLINES,
+    OVERHEAD_FORMULA,
+    OVERHEAD_READING,
     PROBE_HEADLINES,
     SAMPLE_HEADLINES,
     Headline,
@@ -46,6 +48,8 @@ __all__ = [
     "HEADLINES",
     "HISTOGRAM_BINS",
     "HISTOGRAM_EDGES",
+    "OVERHEAD_FORMULA",
+    "OVERHEAD_READING",
     "PROBES",
     "PROBE_HEADLINES",
     "QUANTITIES",

@@ -52,12 +52,14 @@ class SampleTensors:
             not asked for.
         gram_NN: c_i·c_k, shape (N, N), if it was asked for.
         scalars: What was reduced from the columns, one number by statistic.
+        grad_sq: |G_b|², without dimensions.
     """
 
     sq_N: Tensor
     dot_N: Tensor
     gram_NN: Tensor | None
     scalars: Mapping[str, Tensor]
+    grad_sq: Tensor
 
 
 def sample_needs(names: Iterable[QuantityName]) -> SampleNeeds:
@@ -91,6 +93,7 @@ def measure_samples(jacobian: Jacobian, grad: Tensor, needs: SampleNeeds) -> Sam
         dot_N=_dots(jacobian, dense, gram_NN, needs, measured["row_sq_norms"]),
         gram_NN=gram_NN,
         scalars=_of_columns(measured["column_sq_norms"], dense, jacobian) if needs.columns else {},
+        grad_sq=torch.linalg.vector_norm(dense, dtype=accumulation_dtype(dense.device)).square(),
     )
 
 

@@ -10,6 +10,7 @@ anything get divided. Two samples are compared only if one backward saw both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -74,6 +75,7 @@ class SampleArrays:
         gram_NN: c_i·c_k, shape (N, N), if it was measured.
         scalars: What was reduced from the columns, by statistic.
         numel: Number of scalars of the row.
+        grad_sq: |G_b|²; ``nan`` if it was not measured.
     """
 
     sq_N: FloatArray
@@ -81,6 +83,7 @@ class SampleArrays:
     gram_NN: FloatArray | None
     scalars: Mapping[str, float]
     numel: int
+    grad_sq: float = math.nan
 
 
 def scaled(arrays: SampleArrays, factor: float) -> SampleArrays:
@@ -95,6 +98,7 @@ def scaled(arrays: SampleArrays, factor: float) -> SampleArrays:
             for name, value in arrays.scalars.items()
         },
         arrays.numel,
+        arrays.grad_sq * square,
     )
 
 
@@ -121,6 +125,7 @@ def group_of(members: Sequence[SampleArrays]) -> SampleArrays:
         _sum(grams) if len(grams) == len(members) else None,
         scalars,
         sum(member.numel for member in members),
+        sum(member.grad_sq for member in members),
     )
 
 

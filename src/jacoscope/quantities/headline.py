@@ -13,6 +13,8 @@ from jacoscope.quantities._table import QUANTITIES
 
 __all__ = [
     "HEADLINES",
+    "OVERHEAD_FORMULA",
+    "OVERHEAD_READING",
     "PROBE_HEADLINES",
     "SAMPLE_HEADLINES",
     "Headline",
@@ -146,7 +148,14 @@ HEADLINES: tuple[Headline, ...] = (
         lambda s: float(s["weight_grad_abs"].sum()),
     ),
 )
-"""The headline scalars; ``coverage``, the share of trainable scalars measured, is added to them."""
+"""The headline scalars; ``coverage`` and ``monitor_overhead`` are added to them."""
+
+OVERHEAD_FORMULA = "time the monitor took / training time, since the run began"
+OVERHEAD_READING = (
+    "What the monitor costs: its time on the host, and what captured steps took beyond that and "
+    "other steps. Absent until it has seen steps of both sorts. The option overhead bounds it."
+)
+"""What ``monitor_overhead`` is, for people."""
 
 SAMPLE_HEADLINES: tuple[QuantityName, ...] = (
     "sample_grad_norm",
@@ -177,6 +186,7 @@ _TITLES = {
     "grad_rms_spread": "Spread of gradient RMS over parameters",
     "saliency": "Saliency of all weights",
     "coverage": "Coverage",
+    "monitor_overhead": "The monitor's share of the training time",
     "sample_closure": "Largest closure error",
     "sample_coverage": "Coverage of per-sample gradients",
     "sample_count": "Samples in the batch",
@@ -184,6 +194,7 @@ _TITLES = {
 }
 _UNITS = {
     "coverage": "1",
+    "monitor_overhead": "1",
     "sample_closure": "1",
     "sample_coverage": "1",
     "sample_count": "samples",

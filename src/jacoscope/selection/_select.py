@@ -12,6 +12,7 @@ from jacoscope.config import LayerRule, MonitorConfig, QuantityName, Schedule
 from jacoscope.errors import ConfigError
 from jacoscope.selection._match import explain_no_match, matches
 from jacoscope.selection._parameters import ParameterInfo, walk_parameters
+from jacoscope.sharding import Sharding, Shards
 
 __all__ = ["LeftOut", "Selection", "Target", "select"]
 
@@ -42,7 +43,7 @@ class Target:
     @property
     def numel(self) -> int:
         """Number of scalars in the parameter."""
-        return self.info.parameter.numel()
+        return self.info.numel
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,29 +81,38 @@ class Selection:
     def coverage(self) -> float:
         """Fraction of the model's trainable scalars that are watched; ``nan`` if it has none."""
         watched = sum(t.numel for t in self.targets if t.info.parameter.requires_grad)
-        missed = sum(_size(left) for left in self.left_out if left.info.parameter.requires_grad)
+        missed = sum(left.info.numel for left in self.left_out if left.info.parameter.requires_grad)
         return watched / (watched + missed) if watched + missed else float("nan")
 
 
-def select(model: nn.Module, config: MonitorConfig, *, withheld: str | None = None) -> Selection:
+def select(
+    model: nn.Module,
+    config: MonitorConfig,
+    *,
+    withheld: str | None = None,
+    sharding: Sharding | None = None,
+    shards_withheld: str | None = None,
+) -> Selection:
     """Decide for each parameter of ``model`` whether and how it is watched.
 
     Args:
         model: The model.
         config: The rules.
         withheld: Why no parameter can be measured in this run, if that is so.
+        sharding: How parameters are split over processes, by default as the model itself tells.
+        shards_withheld: Why those that are split cannot be measured, if that is so.
 
     Raises:
         ConfigError: If a rule matches none of the model's parameters.
     """
-    infos = walk_parameters(model)
+    infos = walk_parameters(model, sharding)
     _check_rules(config.layers, infos)
     targets: list[Target] = []
     left_out: list[LeftOut] = []
     for info in infos:
         index = _first_match(config.layers, info)
         rule = config.layers[index] if index is not None else LayerRule()
-        reason = withheld or _unfit(info)
+        reason = withheld or _unfit(info, shards_withheld)
         if config.layers and index is None:
             reason = "no rule matches it"
         elif rule.exclude:
@@ -135,35 +145,20 @@ def _first_match(rules: Sequence[LayerRule], info: ParameterInfo) -> int | None:
     return next((index for index, rule in enumerate(rules) if matches(rule, info)), None)
 
 
-def _unfit(info: ParameterInfo) -> str | None:
+def _unfit(info: ParameterInfo, shards_withheld: str | None) -> str | None:
     """Why a parameter cannot be measured at all, or ``None`` if it can."""
     parameter = info.parameter
     if is_lazy(parameter):
         return "a lazy parameter that has no shape yet; it joins once the first batch has shaped it"
-    if not parameter.is_floating_point():
-        kind = "complex" if parameter.is_complex() else "not floating point"
-        return f"its type {parameter.dtype} is {kind}, which is not supported".replace("torch.", "")
-    if parameter.numel() == 0:
+    if not parameter.is_floating_point() and not parameter.is_complex():
+        kind = str(parameter.dtype).removeprefix("torch.")
+        return f"its type {kind} is not floating point, which is not supported"
+    if info.numel == 0:
         return "it has no elements"
     if parameter.is_meta:
         return "it is on the meta device and has no values"
-    return _sharded(info)
-
-
-def _sharded(info: ParameterInfo) -> str | None:
-    """Why a parameter that is split over processes is withheld, or ``None`` if it is whole."""
-    from torch.distributed import is_available
-
-    if not is_available():
-        return None
-    from torch.distributed.fsdp import FlatParameter, FullyShardedDataParallel
-    from torch.distributed.tensor import DTensor
-
-    split = isinstance(info.parameter, DTensor | FlatParameter)
-    if split or any(isinstance(module, FullyShardedDataParallel) for module in info.ancestors):
-        return "it is sharded over processes (FSDP, tensor parallel), which is not supported yet"
-    return None
-
-
-def _size(left: LeftOut) -> int:
-    return 0 if is_lazy(left.info.parameter) else left.info.parameter.numel()
+    if info.shards is not None and parameter.is_complex():
+        return "it is complex and split over processes, which is not supported"
+    if isinstance(info.shards, Shards):
+        return shards_withheld if info.shards.are_several else None
+    return info.shards

@@ -10,6 +10,8 @@ import yaml
 from jacoscope.config import MonitorConfig
 from jacoscope.quantities import (
     HEADLINES,
+    OVERHEAD_FORMULA,
+    OVERHEAD_READING,
     PROBE_HEADLINES,
     PROBES,
     QUANTITIES,
@@ -94,6 +96,7 @@ def _headline(run: RunInfo) -> str:
     rows = [(item.name, item.formula, item.unit, item.reading) for item in HEADLINES]
     share = "Share of the model that these numbers are on."
     rows.append(("coverage", "measured / trainable scalars", "1", share))
+    rows.append(("monitor_overhead", OVERHEAD_FORMULA, "1", OVERHEAD_READING))
     asked = _asked(run.selection)
     found = [QUANTITIES[name] for name in SAMPLE_HEADLINES if name in asked]
     rows += [(str(item.name), item.formula, item.unit, item.reading) for item in found]

@@ -101,6 +101,8 @@ class Use:
         if not dims:
             raise LayoutError("nothing to add up")
         rows = self.rows(_upcast(tensor), dims)
+        if rows.samples is None and rows.data.shape[1] == 1:
+            return DenseTerm(rows.data.reshape(self.samples, *self.shape))
         if rows.samples is None:
             data = rows.data.sum(1)
         else:

@@ -1,0 +1,166 @@
+"""What jacoscope costs, beside other tools for the same result, and how that grows.
+
+    pip install -c constraints.txt -e '.[bench]'
+    pip install -c constraints.txt --no-deps backpack-for-pytorch   # its own would pull torchvision
+    python scripts/benchmark.py                  # jacoscope.capture and its peers
+    python scripts/benchmark.py monitor          # the monitor's whole steps, and writing
+    python scripts/benchmark.py fit              # whole runs of the shipped experiments
+    python scripts/benchmark.py scaling --figure docs/images/scaling.png
+    python scripts/benchmark.py profile          # operators that take a captured step's time
+    python scripts/benchmark.py report --json figures.json --markdown docs/speed.md
+
+Plain and other runs take turns in one process, so that a noisy machine disturbs all alike; figures
+are medians over rounds of the ratio within a round. Every result of every tool is compared with
+plain autograd, sample by sample in double precision. Peers that are not installed, or cannot run a
+workload, say so in the table.
+
+With ``--json`` figures are added to those that the file has, so that a long comparison can be made
+workload by workload. With ``--markdown`` they are written as tables, between the page's markers
+where it has some: ``<!-- benchmark: peers -->`` … ``<!-- end of benchmark: peers -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarking.contenders import TOOLS
+from benchmarking.report import machine, render, write
+from benchmarking.workloads import DEFAULT, MAKERS
+
+ROUNDS = {"peers": 20, "monitor": 30, "fit": 3, "scaling": 10, "profile": 10}
+PARTS = (*ROUNDS, "report")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure a part, print it, and write it where asked; returns the exit code."""
+    options = _options(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    # Full single precision, as the checks have it.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    warnings.filterwarnings("ignore", "Full backward hook is firing")  # of Opacus' hooks
+    figures: dict[str, Any] = {}
+    if options.json and options.json.exists():
+        figures = json.loads(options.json.read_text(encoding="utf-8"))
+    if options.part != "report":
+        _measure(options, figures)
+    shown = render(figures if options.part == "report" else _part(figures, options))
+    print("\n".join(shown.values()))
+    if options.part != "report":
+        _save(figures, options.json)
+    if options.markdown:
+        write(render(figures), options.markdown)
+    if options.figure:
+        if "scaling" not in figures:
+            raise SystemExit(
+                "benchmark.py: --figure draws the part scaling, of which there is none"
+            )
+        from benchmarking.pictures import draw
+
+        draw(figures["scaling"], options.figure)
+    return 0
+
+
+def _measure(options: argparse.Namespace, figures: dict[str, Any]) -> None:
+    """Measure one part into the figures."""
+    rounds = options.rounds or ROUNDS[options.part]
+    where = {"machine": machine(options.device)}
+    if options.part == "peers":
+        from benchmarking.peers import compare
+
+        tools = options.contenders or list(TOOLS)
+        for name in options.workloads:
+            found = compare(name, tools, options.device, rounds, not options.no_memory)
+            figures.setdefault("peers", {})[name] = found | where
+            _save(figures, options.json)  # what is measured stays if a later workload is stopped
+    elif options.part == "monitor":
+        from benchmarking.monitoring import captured_steps, other_steps, writing
+
+        steps = captured_steps(options.workloads, options.device, rounds)
+        seconds, megabytes = writing()
+        found = {"steps": steps, "other_us": other_steps()}
+        figures["monitor"] = found | {"write_s": seconds, "write_mb": megabytes} | where
+    elif options.part == "fit":
+        from benchmarking.fits import EXPERIMENTS, whole_fits
+
+        runs = figures.get("fit", {}).get("runs", {})
+        runs = runs | whole_fits(options.experiments or EXPERIMENTS, rounds, options.epochs)
+        figures["fit"] = {"runs": runs} | where
+    elif options.part == "profile":
+        from benchmarking.profiling import profiles
+
+        for name in options.workloads:
+            found = profiles(name, options.device, rounds)
+            figures.setdefault("profile", {})[name] = found | where
+    else:
+        from benchmarking.scaling import scaling
+
+        figures["scaling"] = scaling(options.device, rounds, not options.no_memory) | where
+
+
+def _save(figures: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+
+
+def _part(figures: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What was measured just now."""
+    if options.part in ("peers", "profile"):
+        measured = figures[options.part]
+        return {options.part: {name: measured[name] for name in options.workloads}}
+    return {options.part: figures[options.part]}
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", nargs="?", choices=PARTS, default="peers", help="what to measure")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--workloads",
+        nargs="+",
+        choices=MAKERS,
+        default=list(DEFAULT),
+        metavar="NAME",
+        help=f"of {', '.join(MAKERS)}; {', '.join(DEFAULT)} by default",
+    )
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=TOOLS,
+        metavar="TOOL",
+        help=f"of {', '.join(TOOLS)}; all by default",
+    )
+    counts = ", ".join(f"{part} {count}" for part, count in ROUNDS.items())
+    parser.add_argument("--rounds", type=int, help=f"rounds that count; by default {counts}")
+    parser.add_argument(
+        "--threads", type=int, help="processor threads; PyTorch's choice by default"
+    )
+    parser.add_argument("--epochs", type=int, help="of fit, if not the experiments' own")
+    parser.add_argument(
+        "--experiments", nargs="+", metavar="NAME", help="of fit: files in configs/"
+    )
+    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--json", type=Path, help="file of figures, read if it exists, and written")
+    parser.add_argument("--markdown", type=Path, help="page to write the tables into")
+    parser.add_argument("--figure", type=Path, help="PNG to draw the scaling curves into")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a CUDA device, and PyTorch finds none here")
+    if options.part == "report" and not (options.json and options.json.exists()):
+        parser.error("report needs --json with a file of figures")
+    if options.rounds is not None and options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
+    return options
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

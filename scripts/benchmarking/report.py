@@ -1,0 +1,274 @@
+"""Figures as Markdown, and where it goes."""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarking.checking import TOLERANCE
+from benchmarking.contenders import OURS, TOOLS, WANTS
+
+__all__ = ["BOUNDS", "machine", "render", "write"]
+
+# The largest ratio of a captured forward and backward to a plain one that is accepted.
+BOUNDS: dict[str, dict[str, float]] = {
+    "MLP": {"norms": 1.18, "norms + Gram": 1.45, "norms + columns": 1.45, "all three": 1.75},
+    "CNN": {"norms": 1.45, "norms + Gram": 1.75, "norms + columns": 1.90, "all three": 2.10},
+    "GPT": {"norms": 1.28, "norms + Gram": 1.45, "norms + columns": 1.55, "all three": 1.75},
+}
+_PER_SAMPLE = [want for want, parts in WANTS.items() if parts]
+
+
+def machine(device: str) -> str:
+    """The machine in general words."""
+    if device != "cpu":
+        where = torch.cuda.get_device_name()
+    else:
+        threads = torch.get_num_threads()
+        where = f"{threads} {platform.machine()} core{'s' * (threads > 1)}"
+    return f"{where}, float32, torch {torch.__version__.partition('+')[0]}"
+
+
+def render(figures: Mapping[str, Any]) -> dict[str, str]:
+    """Markdown of each part that there are figures of."""
+    makers = {
+        "peers": _peers,
+        "bounds": _bounds,
+        "monitor": _monitor,
+        "fit": _fit,
+        "scaling": _scaling,
+        "profile": _profile,
+    }
+    source = {"bounds": "peers"}
+    return {
+        part: make(figures[source.get(part, part)]).strip() + "\n"
+        for part, make in makers.items()
+        if source.get(part, part) in figures
+    }
+
+
+def write(parts: Mapping[str, str], path: Path) -> None:
+    """Write the parts into a page, each between its markers, or as a page of their own.
+
+    Markers are ``<!-- benchmark: PART -->`` and ``<!-- end of benchmark: PART -->``; all else in
+    the page stays.
+
+    Args:
+        parts: Markdown by part.
+        path: The page.
+    """
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    if "<!-- benchmark:" not in page:
+        path.write_text("\n".join(_marked(part, text) for part, text in parts.items()), "utf-8")
+        return
+    for part, text in parts.items():
+        marked = re.compile(
+            rf"<!-- benchmark: {part} -->.*?<!-- end of benchmark: {part} -->\n?", re.DOTALL
+        )
+        page = marked.sub(lambda _, part=part, text=text: _marked(part, text), page)  # type: ignore[misc]
+    path.write_text(page, encoding="utf-8")
+
+
+def _marked(part: str, text: str) -> str:
+    return f"<!-- benchmark: {part} -->\n{text}<!-- end of benchmark: {part} -->\n"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _peers(figures: Mapping[str, Any]) -> str:
+    """A table per workload, what failed, and the tools that tell of the batch's gradient alone."""
+    blocks = []
+    for name, each in figures.items():
+        entries = {(e["tool"], e["want"]): e for e in each["entries"]}
+        tools = list(dict.fromkeys(tool for tool, want in entries if WANTS[want]))
+        title = f"**{name}**: {each['about']}; {each['scalars']:,} weights, plain forward and "
+        title += f"backward {_ms(each['plain_ms'])}, {each['rounds']} rounds; {each['machine']}\n"
+        rows = [_row(tool, entries) for tool in tools]
+        columns = ["", *_PER_SAMPLE, "largest error"]
+        blocks.append(f"{title}\n{_table(columns, rows)}\n{_failures(each['entries'])}".strip())
+    return "\n\n".join([*blocks, _batch_tools(figures)])
+
+
+def _row(tool: str, entries: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
+    mine = [entries.get((tool, want)) for want in _PER_SAMPLE]
+    errors = [each["error"] for each in mine if each is not None and each["failure"] is None]
+    error = f"{max(errors):.0e}" if errors else ""
+    if errors and not max(errors) <= TOLERANCE:
+        error = f"**wrong: {error}**"
+    name = f"**{tool}**" if tool == OURS else tool
+    return [name, *(_cell(each) for each in mine), error]
+
+
+def _cell(entry: Mapping[str, Any] | None) -> str:
+    """A ratio and the memory beyond the plain run's."""
+    if entry is None:
+        return "–"
+    if entry["failure"] is not None:
+        return "fails"
+    if "memory" not in entry:
+        return f"{entry['ratio']:.2f}"
+    return f"{entry['ratio']:.2f} · {max(entry['memory'], 0) / 2**20:.0f} MiB"
+
+
+def _failures(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Why tools could not run, once for each tool and reason."""
+    reasons: dict[str, list[str]] = {}
+    for entry in entries:
+        if entry["failure"] is not None:
+            reasons.setdefault(f"{entry['tool']}: {entry['failure']}", []).append(entry["want"])
+    lines = [
+        f"- {reason}"
+        if len(wants) == len(TOOLS[reason.partition(":")[0]].gives)
+        else f"- {reason} ({', '.join(wants)})"
+        for reason, wants in reasons.items()
+    ]
+    return "\n".join(lines)
+
+
+def _batch_tools(figures: Mapping[str, Any]) -> str:
+    """Tools of another result, and the plain run against itself, which shows the noise."""
+    tools = [tool for tool, kind in TOOLS.items() if kind.gives == ("batch gradient",)]
+    rows = []
+    for tool in tools:
+        cells = []
+        for each in figures.values():
+            found = [entry for entry in each["entries"] if entry["tool"] == tool]
+            cells.append(_cell(found[0] if found else None))
+        if any(cell != "–" for cell in cells):
+            rows.append([tool, *cells])
+    if not rows:
+        return ""
+    return "Of the batch's gradient alone, no samples:\n\n" + _table(["", *figures], rows)
+
+
+def _bounds(figures: Mapping[str, Any]) -> str:
+    """What is aimed at, what is measured, what the arithmetic alone would be, the best peer."""
+    columns = ["", "result", "aim", "measured (quartiles)", "arithmetic", "best peer", "reached"]
+    rows = [row for name, each in figures.items() for row in _bound_rows(name, each["entries"])]
+    return _table(columns, rows)
+
+
+def _bound_rows(name: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    for want in _PER_SAMPLE:
+        able = [e for e in entries if e["want"] == want and e["failure"] is None]
+        ours = next((entry for entry in able if entry["tool"] == OURS), None)
+        if ours is None:
+            continue
+        peers = [e for e in able if e["tool"] != OURS and e["error"] <= TOLERANCE]
+        best = min(peers, key=lambda entry: float(entry["ratio"]), default=None)
+        aim = BOUNDS.get(name, {}).get(want)
+        met = [aim is None or ours["ratio"] <= aim, best is None or ours["ratio"] < best["ratio"]]
+        yield [
+            name,
+            want,
+            "" if aim is None else f"{aim:.2f}",
+            f"{ours['ratio']:.2f} ({ours['low']:.2f} to {ours['high']:.2f})",
+            _number(ours["products"]),
+            "none" if best is None else f"{best['ratio']:.2f} ({best['tool']})",
+            _verdict(*met),
+        ]
+
+
+def _ms(milliseconds: float) -> str:
+    """Milliseconds to two or three figures."""
+    if milliseconds >= 10:
+        return f"{milliseconds:,.0f} ms"
+    return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{milliseconds:.2f} ms"
+
+
+def _verdict(below_aim: bool, below_peer: bool) -> str:
+    if below_aim and below_peer:
+        return "yes"
+    return "no: " + " and ".join(
+        text
+        for text, met in (("above the aim", below_aim), ("a peer is cheaper", below_peer))
+        if not met
+    )
+
+
+def _number(value: float) -> str:
+    return "?" if math.isnan(value) else f"{value:.2f}"
+
+
+def _monitor(figures: Mapping[str, Any]) -> str:
+    steps = figures["steps"]
+    labels = list(next(iter(steps.values()))["ratios"])
+    rows = [
+        [
+            f"{each['about']}",
+            f"{each['scalars']:,}",
+            f"{_ms(each['plain_ms'])}",
+            *(f"{each['ratios'][label]:.2f}" for label in labels),
+        ]
+        for each in steps.values()
+    ]
+    return (
+        f"*{figures['machine']}*\n\n{_table(['', 'weights', 'plain step', *labels], rows)}\n"
+        f"A step that is not captured: {figures['other_us']:.2f} µs of the callback's own. "
+        f"Writing 200 layers × 2000 steps × 6 quantities: {figures['write_s']:.2f} s, "
+        f"{figures['write_mb']:.1f} MB.\n"
+    )
+
+
+def _fit(figures: Mapping[str, Any]) -> str:
+    runs = figures["runs"]
+    labels = list(next(iter(runs.values()))["ratios"])
+    rows = []
+    for name, each in runs.items():
+        epochs = "" if each["epochs"] is None else f", epochs: {each['epochs']}"
+        plain = f"{each['plain_s']:.1f} s{epochs}"
+        rows.append([name, plain, *(f"{each['ratios'][label]:.3f}" for label in labels)])
+    return f"*{figures['machine']}*\n\n{_table(['', 'without', *labels], rows)}"
+
+
+def _scaling(figures: Mapping[str, Any]) -> str:
+    """A table of all points: ratios, the arithmetic's, and the share of a product's rate."""
+    points = figures["points"]
+    wants = list(dict.fromkeys(point["want"] for point in points))
+    groups: dict[tuple[str, int], dict[str, Any]] = {}
+    for point in points:
+        groups.setdefault((point["sweep"], point["value"]), {})[point["want"]] = point
+    rate = figures["product_rate"]
+    rows = []
+    for (sweep, value), mine in groups.items():
+        first = next(iter(mine.values()))
+        shares = [first["plain_rate"] / rate, mine["all three"].get("rate", math.nan) / rate]
+        cells = [_ratio_and_work(mine[want]) for want in wants]
+        rows.append([sweep, str(value), f"{_ms(first['plain_ms'])}", *cells])
+        rows[-1].append(" / ".join(f"{share:.0%}" for share in shares))
+    columns = ["grows", "to", "plain", *wants, "arithmetic rate, plain / all three"]
+    base = ", ".join(f"{key} {value}" for key, value in figures["base"].items())
+    table = _table(columns, rows)
+    return f"*{figures['machine']}; {base}; {figures['rounds']} rounds*\n\n{table}"
+
+
+def _ratio_and_work(point: Mapping[str, Any]) -> str:
+    if "failure" in point:
+        return "fails"
+    return f"{point['ratio']:.2f} ({_number(point['products'])})"
+
+
+def _profile(figures: Mapping[str, Any]) -> str:
+    """The operators whose time grows most, for each workload and want."""
+    columns = ["", "result", "operators, plain → captured", "those that grow most"]
+    rows = []
+    for name, each in figures.items():
+        for want, found in each["wants"].items():
+            total = f"{_ms(found['plain_ms'])} → {_ms(found['captured_ms'])}"
+            grown = (
+                f"`{operator}` +{_ms(captured - plain)} (×{calls:g})"
+                for operator, (plain, captured, calls) in found["operators"].items()
+                if captured - plain > 0.01 * found["plain_ms"]
+            )
+            rows.append([name, want, total, ", ".join(grown)])
+    first = next(iter(figures.values()))
+    return f"*{first['machine']}*\n\n{_table(columns, rows)}"

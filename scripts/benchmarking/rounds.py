@@ -1,0 +1,162 @@
+"""Contenders in turn, round by round, so that a noisy machine disturbs all alike."""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarking.contenders import Contender
+
+__all__ = ["WARM_UP", "Label", "Timing", "in_turn", "products", "reason", "seconds"]
+
+WARM_UP = 3
+Label = tuple[str, str]  # tool and want
+
+
+@dataclass
+class Timing:
+    """Seconds of a contender's runs, and of the plain one's in the same rounds.
+
+    Attributes:
+        first: Seconds of the very first run, which finds things out.
+        seconds: Of each round.
+        ratios: To the plain run of the same round.
+        failure: Why there are none, in a line.
+    """
+
+    first: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    failure: str | None = None
+
+    @property
+    def ratio(self) -> float:
+        """The median round's."""
+        return statistics.median(self.ratios)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """A quarter of the rounds lie below, a quarter above."""
+        if len(self.ratios) < 2:
+            return self.ratio, self.ratio
+        low, _, high = statistics.quantiles(self.ratios, n=4, method="inclusive")
+        return low, high
+
+
+def in_turn(
+    plain: Contender, contenders: Mapping[Label, Contender], device: str, rounds: int, title: str
+) -> tuple[list[float], dict[Label, Timing]]:
+    """Time the plain run and all contenders in every round.
+
+    Gradients and results of the last run are dropped before the next, outside what is timed. The
+    first rounds warm up and do not count. A contender that fails once takes no further part.
+
+    Args:
+        plain: Forward and backward alone.
+        contenders: The others by label.
+        device: Where they run.
+        rounds: Rounds that count.
+        title: What progress is shown under.
+
+    Returns:
+        Seconds of the plain runs, and each contender's timing.
+    """
+    timings = {label: Timing() for label in contenders}
+    plain_seconds: list[float] = []
+    gc.collect()
+    gc.freeze()  # what is there already is not gone through again
+    for index in range(WARM_UP + rounds):
+        _show(f"{title}: round {index + 1 - WARM_UP} of {rounds}")
+        plain_time = seconds(plain, device)
+        if index >= WARM_UP:
+            plain_seconds.append(plain_time)
+        for label, timing in timings.items():
+            if timing.failure is None:
+                _take_turn(contenders[label], timing, device, plain_time, index)
+    gc.unfreeze()
+    _show("")
+    return plain_seconds, timings
+
+
+def _take_turn(
+    contender: Contender, timing: Timing, device: str, plain_time: float, index: int
+) -> None:
+    try:
+        taken = seconds(contender, device)
+    except Exception as error:  # a peer that cannot run a workload is a row of the table
+        timing.failure = reason(error)
+        return
+    finally:
+        contender.clear()
+    if index == 0:
+        timing.first = taken
+    elif index >= WARM_UP:
+        timing.seconds.append(taken)
+        timing.ratios.append(taken / plain_time)
+
+
+def seconds(contender: Contender, device: str) -> float:
+    """Seconds of one run, each after the same tidying; on CUDA by events, with an empty queue."""
+    contender.clear()
+    gc.collect()
+    if device == "cpu":
+        start = time.perf_counter()
+        contender.run()
+        return time.perf_counter() - start
+    begin, end = (_event() for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    contender.run()
+    end.record()
+    torch.cuda.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def products(run: Callable[[], None]) -> int:
+    """Floating-point operations of the matrix products, convolutions and attention in a run."""
+    formulas = {torch.ops.aten.convolution_backward: _convolution_backward}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def _convolution_backward(
+    grad_shape: Sequence[int],
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *others: Any,
+    out_shape: Any = None,
+) -> int:
+    """Operations of a convolution's backward; PyTorch's own count leaves groups out."""
+    transposed, wanted = others[4], others[-1]
+    places = math.prod(input_shape if transposed else grad_shape)
+    return int(2 * places * math.prod(weight_shape[1:]) * sum(wanted[:2]))
+
+
+def reason(error: Exception) -> str:
+    """An exception in one line of a table."""
+    text = " ".join(str(error).split()).replace("|", "/")
+    first = text.split(". ")[0]
+    short = first if len(first) <= 160 else f"{first[:157]}…"
+    return f"{type(error).__name__}: {short}" if short else type(error).__name__
+
+
+def _show(text: str) -> None:
+    """Progress, in place, where somebody looks on."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+    elif text:
+        print(text, file=sys.stderr, flush=True)

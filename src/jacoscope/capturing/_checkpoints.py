@@ -1,0 +1,44 @@
+"""Nodes below which activation checkpointing would compute what it did not keep."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.autograd.graph import Node
+
+__all__ = ["checkpointed"]
+
+_HOLDER = "torch.utils.checkpoint"
+
+
+def checkpointed(nodes: Sequence[Node]) -> tuple[int, ...]:
+    """Indices of the nodes whose saved tensors non-reentrant checkpointing stands in for.
+
+    To read such a tensor, or to run such a node an extra time, would run that part of the forward
+    again, with all that it does besides (running statistics), and could take from the training's
+    backward what it is to have: each is handed out once. What stands for it is looked at alone.
+
+    Args:
+        nodes: Nodes of a graph.
+    """
+    return tuple(place for place, node in enumerate(nodes) if any(map(_is_held, _saved(node))))
+
+
+def _saved(node: Node) -> Iterator[Any]:
+    for name in _names(type(node)):
+        raw = getattr(node, name)
+        yield from raw if isinstance(raw, tuple) else (raw,)
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
+
+
+def _is_held(saved: Any) -> bool:
+    try:
+        return type(saved.data).__module__ == _HOLDER
+    except (AttributeError, RuntimeError):  # no tensor, or let go of
+        return False

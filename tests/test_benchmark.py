@@ -1,0 +1,151 @@
+"""The benchmark script on a workload that takes no time: that it runs, checks and reports."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    threads = torch.get_num_threads()
+    yield importlib.import_module("benchmark")
+    torch.set_num_threads(threads)
+
+
+def _run(benchmark: Any, folder: Path, *options: str) -> dict[str, Any]:
+    figures = folder / "figures.json"
+    page = folder / "page.md"
+    common = ["--workloads", "tiny", "--rounds", "1", "--threads", "1", "--no-memory"]
+    files = ["--json", str(figures), "--markdown", str(page)]
+    assert benchmark.main([*options, *common, *files]) == 0
+    found: dict[str, Any] = json.loads(figures.read_text())
+    return found
+
+
+def test_results_are_checked_and_written_between_the_markers(
+    benchmark: Any, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "above\n<!-- benchmark: peers -->\nold\n<!-- end of benchmark: peers -->\nbelow\n"
+    )
+    tools = ("jacoscope", "torch.func", "grad_norm", "plain again", "TorchJD")
+    found = _run(benchmark, tmp_path, "--contenders", *tools)
+    entries = found["peers"]["tiny"]["entries"]
+    able = [entry for entry in entries if entry["failure"] is None]
+    assert {entry["tool"] for entry in able} >= set(tools[:4])
+    for entry in able:
+        assert entry["error"] < 1e-5
+        assert entry["ratio"] > 0
+    for entry in entries:
+        assert entry["failure"] in (None, "torchjd is not installed")
+    written = page.read_text()
+    assert written.startswith("above\n<!-- benchmark: peers -->\n")
+    assert written.endswith("<!-- end of benchmark: peers -->\nbelow\n")
+    assert "old" not in written
+    assert "| **jacoscope** |" in written
+
+
+def test_a_wrong_result_and_a_failure_are_told(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contenders = importlib.import_module("benchmarking.contenders")
+
+    class Wrong(contenders.TorchFunc):  # type: ignore[misc, name-defined]
+        @property
+        def scale(self) -> float:
+            return 1.0
+
+    class Unable(contenders.TorchFunc):  # type: ignore[misc, name-defined]
+        def run(self) -> None:
+            raise NotImplementedError("no such layer")
+
+    monkeypatch.setitem(contenders.TOOLS, "wrong", Wrong)
+    monkeypatch.setitem(contenders.TOOLS, "unable", Unable)
+    _run(benchmark, tmp_path, "--contenders", "jacoscope", "wrong", "unable")
+    written = (tmp_path / "page.md").read_text()
+    assert "**wrong: " in written
+    assert "- unable: NotImplementedError: no such layer" in written
+    # What is wrong is nobody's best peer.
+    bounds = written.partition("<!-- benchmark: bounds -->")[2]
+    assert bounds.count("| none |") == 4
+
+
+def test_the_page_on_speed_has_a_place_for_every_part() -> None:
+    page = (SCRIPTS.parent / "docs" / "speed.md").read_text(encoding="utf-8")
+    for part in ("peers", "bounds", "profile", "monitor", "fit", "scaling"):
+        assert page.count(f"<!-- benchmark: {part} -->") == 1
+        assert page.count(f"<!-- end of benchmark: {part} -->") == 1
+
+
+@pytest.mark.parametrize("want", ["norms", "gram", "columns", "gradient"])
+def test_the_reference_is_not_fooled(benchmark: Any, want: str) -> None:
+    checking = importlib.import_module("benchmarking.checking")
+    workload = importlib.import_module("benchmarking.workloads").make("tiny", "cpu")
+    reference = checking.Reference(workload)
+    rows_NP = _rows(workload)
+    right = {
+        "norms": rows_NP.square().sum(1),
+        "gram": rows_NP @ rows_NP.T,
+        "columns": rows_NP.square().sum(0),
+    }
+    gradient_P = rows_NP.sum(0)
+    assert reference.error(right, gradient_P) < 1e-12
+    planted = {**right, "gradient": gradient_P}
+    planted[want] = planted[want].clone()
+    planted[want].view(-1)[-1] *= 1.1
+    error = reference.error({name: planted[name] for name in right}, planted["gradient"])
+    assert error > checking.TOLERANCE
+
+
+def _rows(workload: Any) -> torch.Tensor:
+    """All rows by one forward of the whole batch and a backward of each sample's loss."""
+    model = workload.model.double()
+    outputs = model(workload.inputs.double())
+    losses = torch.nn.functional.cross_entropy(outputs, workload.targets, reduction="none")
+    parameters = list(model.parameters())
+    rows = []
+    for loss in losses / len(losses):
+        each = torch.autograd.grad(loss, parameters, retain_graph=True)
+        rows.append(torch.cat([one.flatten() for one in each]))
+    return torch.stack(rows)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the kernel keeps no mark")
+def test_memory_is_the_peak_of_one_run(benchmark: Any) -> None:
+    contenders = importlib.import_module("benchmarking.contenders")
+    growth = importlib.import_module("benchmarking.growth")
+    workload = importlib.import_module("benchmarking.workloads").make("tiny", "cpu")
+
+    class Large(contenders.Plain):  # type: ignore[misc, name-defined]
+        runs = 0
+
+        def run(self) -> None:
+            self.runs += 1
+            warms_up = self.runs <= growth.WARM_UP
+            torch.ones(2**20 * (40 if warms_up else 16))
+            torch.ones(2**20 * 16)
+
+    grown = growth.growth_here(Large(workload, "batch gradient"), "cpu")
+    assert 60 * 2**20 < grown < 90 * 2**20
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_products_of_a_grouped_convolution_are_counted_by_its_groups(
+    benchmark: Any, groups: int
+) -> None:
+    rounds = importlib.import_module("benchmarking.rounds")
+    layer = torch.nn.Conv2d(4, 8, 3, padding=1, groups=groups)
+    outputs = layer(torch.randn(2, 4, 8, 8, requires_grad=True))
+    products = rounds.products(lambda: torch.autograd.backward(outputs.sum()))
+    # For the inputs and for the weights: 128 places, 8 outputs of 4 / groups inputs of 3 × 3.
+    assert products == 2 * (2 * 128 * 8 * (4 // groups) * 9)
