@@ -138,7 +138,7 @@ WATCHED = {
         (bert, classified, {"gradient_checkpointing": True}),
         (gpt2, texts, {"label_smoothing_factor": 0.1}),
     ],
-    ids=str,
+    ids=lambda each: getattr(each, "__name__", None) or ", ".join(each) or "plain",
 )
 def test_training_is_bit_identical(
     model: Any, data: Any, options: dict[str, Any], tmp_path: Path
