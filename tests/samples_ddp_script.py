@@ -329,7 +329,7 @@ def sometimes(rank: int, path: str, call: int) -> Planting:
 
 
 FAULTS: dict[str, Planting] = {
-    "groups 1": on(1, "jacoscope.monitor.groups_of"),
+    "groups 1": on(1, "jacoscope.opening.groups_of"),
     "walking 1": on(1, "jacoscope.capturing._capture.walk"),
     "memory 1": on(1, "jacoscope.sample_backward.measure_samples", exhaust),
     "unpacking 1": on(1, "jacoscope.reduction.Parcel.unpack"),
@@ -450,7 +450,7 @@ def loops() -> None:
     loop("loop alone", gathers=False, on_error="raise")
     with Patch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        on(1, "jacoscope.monitor.groups_of")(patch)
+        on(1, "jacoscope.opening.groups_of")(patch)
         schedule = {"every": None, "first": 0, "hook": lambda step, epoch: True}
         loop("loop with faults", 2, schedule=schedule)
 

@@ -249,7 +249,7 @@ def on(rank: int, path: str, call: int | None = None) -> Callable[[Patch], None]
 FAULTS: dict[str, Callable[[Patch], None]] = {
     "before 1": on(1, "jacoscope.capturing.OptimizerStepCapture.before_step", 2),
     "before 0": on(0, "jacoscope.capturing.OptimizerStepCapture.before_step", 2),
-    "opening 2": on(2, "jacoscope.monitor.CapturedStep", 2),
+    "opening 2": on(2, "jacoscope.opening.CapturedStep", 2),
     "measuring 1": on(1, "jacoscope.quantities._measure.fold_codes"),
     "unpacking 3": on(3, "jacoscope.reduction.Transfer.result", 2),
     "exchange 1": on(1, "jacoscope.processes.Processes.hand_over", 2),

@@ -211,7 +211,7 @@ def test_off_the_capture_steps_nothing_is_built(monkeypatch: pytest.MonkeyPatch)
     model = small()
     monitor = Monitor(model, {"schedule": {"every": 100, "first": 0}}, sinks=[MemorySink()])
     train(model, monitor, steps=1)
-    monkeypatch.setattr("jacoscope.monitor.CapturedStep", explode)
+    monkeypatch.setattr("jacoscope.opening.CapturedStep", explode)
     for step in range(1, 100):
         assert not monitor.begin_step(step)
         monitor.end_step()

@@ -49,8 +49,8 @@ BY_PARAMETERS = families("Output Jacobian", "Tangent kernel")
 BY_PLACES = families("Input Jacobian", "Layer Jacobian")
 STAGES: dict[str, tuple[str, tuple[QuantityName, ...], int]] = {
     "keeping the batch": ("prober.first_samples", PROBED, 1),
-    "keeping the weights": ("prober._points", OF_LOSS, 1),
-    "copying": ("prober.replica", PROBED, 3),
+    "keeping the weights": ("prober.points_of", OF_LOSS, 1),
+    "copying": ("probe_copies.replica", PROBED, 3),
     "isolating": ("prober.isolated", PROBED, 3),
     "targets": ("prober.targets_of", OF_OUTPUTS, 1),
     "what goes in": ("output_probe.arguments_of", OF_OUTPUTS, 1),
@@ -130,7 +130,7 @@ def test_on_error_raise_lets_it_through(stage: str, monkeypatch: Patch, tmp_path
 
 @pytest.mark.filterwarnings("default::jacoscope.faults.MonitorWarning")
 @pytest.mark.parametrize(
-    "path", ["prober.finish_record", "prober.ProbeRecord", "prober.Prober.finish"]
+    "path", ["probe_session.finish_record", "probe_session.ProbeRecord", "prober.Prober.finish"]
 )
 def test_a_record_that_cannot_be_made(path: str, monkeypatch: Patch, tmp_path: Path) -> None:
     plain, _ = train(tmp_path, None)

@@ -222,10 +222,11 @@ def test_tied_weights_are_one_parameter() -> None:
 
 
 def test_steps_that_are_not_probed_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    import jacoscope.prober as module
+    from jacoscope import probe_copies, prober
 
     called: list[str] = []
-    for name in ("replica", "first_samples", "_points"):
+    modules = {"replica": probe_copies, "first_samples": prober, "points_of": prober}
+    for name, module in modules.items():
         function = getattr(module, name)
         monkeypatch.setattr(
             module, name, lambda *a, n=name, f=function, **k: (called.append(n), f(*a, **k))[1]
@@ -237,7 +238,7 @@ def test_steps_that_are_not_probed_cost_nothing(monkeypatch: pytest.MonkeyPatch)
     assert not called
     trained = Trained(perceptron(torch.float64), {"quantities": names, "probes": options}, count=3)
     assert [record.step for record in trained.probes] == [2]
-    assert set(called) == {"replica", "first_samples", "_points"}
+    assert set(called) == set(modules)
 
 
 def test_captures_and_probes_keep_their_own_schedules() -> None:

@@ -85,7 +85,7 @@ STAGES: dict[str, Callable[[Patch], None]] = {
     "listening to the sampler": at("jacoscope._sampler.SampledIndices.watch"),
     "reading the sampler": at("jacoscope._sampler.SampledIndices.of_batch"),
     "leaving the sampler": at("jacoscope._sampler.SampledIndices.release"),
-    "groups": at("jacoscope.monitor.groups_of"),
+    "groups": at("jacoscope.opening.groups_of"),
 }
 
 

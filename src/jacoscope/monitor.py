@@ -1,75 +1,50 @@
 """The whole pipeline, without a trainer: model and configuration in, records out.
 
 config → selection → schedule → capture → quantities → reduction → record → sinks
+
+The stages are elsewhere: what is watched and when in :mod:`~jacoscope.agenda`, what a captured step
+measures in :mod:`~jacoscope.opening` and :mod:`~jacoscope.captured_step`, how its parts arrive in
+:mod:`~jacoscope.transit`, where its record goes in :mod:`~jacoscope.recorder`, and probes in
+:mod:`~jacoscope.prober`. Here is the order in which a training step meets them.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.metadata
-import logging
-import math
-import warnings
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from jacoscope._version import __version__
-from jacoscope.alerts import Messenger
+from jacoscope.agenda import Agenda
 from jacoscope.captured_samples import CapturedSamples
 from jacoscope.captured_step import CapturedStep
-from jacoscope.capturing import Calibrations, Versions
+from jacoscope.capturing import Versions
 from jacoscope.config import MonitorConfig, resolve_config
-from jacoscope.faults import Faults, MonitorWarning
-from jacoscope.gathering import SampleGathering
-from jacoscope.groups import groups_of
-from jacoscope.leaderboard import Leaderboard, SampleBatch
+from jacoscope.faults import Faults
 from jacoscope.loss_probe import LossFunction
-from jacoscope.measuring import Gauge
-from jacoscope.memory import SampleThrift
-from jacoscope.pacing import PROBE, Budget, Overhead
-from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of
-from jacoscope.probe_plan import probe_plan
-from jacoscope.probe_record import ProbeRecord
+from jacoscope.opening import StepOpening
+from jacoscope.pacing import PROBE, Overhead
+from jacoscope.probe_plan import ProbePlan, probe_plan
 from jacoscope.prober import Prober
-from jacoscope.processes import Processes, are_several
-from jacoscope.quantities import RunningMeans
-from jacoscope.record import GradientInfo, StepRecord
-from jacoscope.reduction import Transfer
-from jacoscope.selection import select
-from jacoscope.shard_gathering import GatheredTransfer, ShardGathering
-from jacoscope.sharding import Sharding
-from jacoscope.sinks import RunInfo, Sink
+from jacoscope.processes import Processes
+from jacoscope.record import GradientInfo
+from jacoscope.recorder import Recorder
+from jacoscope.selection import Selection
+from jacoscope.sinks import Sink
+from jacoscope.transit import Transit
 
 __all__ = ["Monitor"]
-
-_log = logging.getLogger("jacoscope")
 
 _GATHERED_AFTER = 2
 """Steps after which samples are gathered over processes: by then their devices are done with them,
 and nothing has to wait."""
-_ALONE = (
-    "of several processes this one's samples alone are known; give the Monitor of each "
-    "processes=jacoscope.processes.Processes()"
-)
 _TIMING = "measuring the monitor's own time"
-_TOO_LATE = "the run ended before its processes had exchanged their samples"
+_GIVEN_UP = "the capture of its step was given up"
 _MOVED_ON = "the step's number moved on before an optimiser stepped"
-_SHARDS_ALONE = (
-    "it is split over processes, and their parts are brought together only where the Monitor of "
-    "each has processes=jacoscope.processes.Processes()"
-)
-_SHARDS_TOO_LATE = "the run ended before its processes had brought their shards together"
-_SAMPLES_OF_SHARDS = (
-    "of a model that is split over processes (FSDP, tensor parallel) per-sample gradients cannot "
-    "be captured"
-)
 _PROBES_OF_SHARDS = (
     "a model that is split over processes (FSDP, tensor parallel) runs in all of them together, "
     "and one alone would wait for the others"
@@ -159,51 +134,46 @@ class Monitor:
         processes: Processes | None = None,
         wrapper: nn.Module | None = None,
     ) -> None:
-        self._context = context
         self.config = resolve_config(config)
-        self._is_first = processes is None or processes.rank == 0
-        self.faults = Faults(self.config.on_error, is_quiet=not self._is_first)
+        is_quiet = processes is not None and processes.rank > 0
+        self.faults = Faults(self.config.on_error, is_quiet=is_quiet)
         self._model = model
-        self._wrapper = wrapper if wrapper is not None else model
-        self._withheld = withheld
         self._loss = loss
         self._loss_withheld = loss_withheld
         self._prepare = prepare
-        self._prober: Prober | None = None
-        self._last: tuple[int, int] = (0, 0)
-        self._sinks = list(sinks)
+        self._context = context
         self._overhead = Overhead()
-        share = self.config.overhead
-        self._budget = None if share is None else Budget(share, self._overhead)
-        self._rest = 0
-        self._gauge = Gauge(self.faults, self._overhead)
-        told = self.config.samples
-        self._calibrations = Calibrations(
-            told.memory_budget * 2**20, told.verify, told.custom_functions == "run"
+        self._transit = Transit(processes, self.faults, self.config.samples.leaderboard)
+        self._agenda = Agenda(
+            model,
+            wrapper if wrapper is not None else model,
+            self.config,
+            self._overhead,
+            self._transit,
+            withheld,
         )
-        self._thrift = SampleThrift(
-            told.memory_budget * 2**20,
-            keeps_gram=processes is not None and processes.size > 1,
+        self._opening = StepOpening(
+            self.config, self._agenda, self._transit, self._overhead, self.faults
         )
-        self._running = RunningMeans()
-        self._gathering: SampleGathering | None = None
-        if processes is not None and processes.size > 1:
-            self._gathering = SampleGathering(processes, self.faults, told.leaderboard)
-        self._processes = processes
-        self._shards: ShardGathering | None = None
-        self._decided: int | None = None
-        self._sampled = 0
-        self._messenger = Messenger(self.config, self.faults)
-        self._board = Leaderboard(told.leaderboard or 1, told.layer_leaderboard)
-        self._told: set[str] = set()
-        self._board_epoch: tuple[int, int] | None = None
+        self._recorder = Recorder(self.config, sinks, self.faults)
         self._open: CapturedStep | None = None
+        self._prober: Prober | None = None
         self._versions: Versions | None = None
-        self._in_transit: deque[tuple[CapturedStep, Transfer | GatheredTransfer]] = deque()
-        self.captures = 0
+        self._decided: int | None = None
+        self._last: tuple[int, int] = (0, 0)
         self._select()
-        if self._is_first:
-            self._warn_of_what_has_no_effect()
+        if self._transit.is_first:
+            self._agenda.warn_of_what_has_no_effect()
+
+    @property
+    def selection(self) -> Selection:
+        """What is watched, and what is left out."""
+        return self._agenda.selection
+
+    @property
+    def captures(self) -> int:
+        """Number of records so far."""
+        return self._recorder.captures
 
     def __enter__(self) -> Monitor:
         return self
@@ -231,47 +201,34 @@ class Monitor:
         return self._begin_probe(step, epoch, epoch_start) or is_captured
 
     def _begin_capture(self, step: int, epoch: int, epoch_start: int) -> bool:
-        if self._shards is not None and self._shards.is_open:
+        shards, gathering, agenda = self._transit.shards, self._transit.samples, self._agenda
+        if shards is not None and shards.is_open:
             # In all processes, even where the capture was given up.
-            self._shards.postpone(step)
+            shards.postpone(step)
             if self._open is not None:
                 self._open.step, self._open.epoch = step, epoch
             return True
         if self._open is not None and not self._open.capture.has_seen_a_step:
-            if self._gathering is not None and step != self._open.step and self._open.samples:
+            if gathering is not None and step != self._open.step and self._open.samples:
                 self._open.samples.give_up(_MOVED_ON)
             self._open.step, self._open.epoch = step, epoch  # still accumulating
             return True
         self._abandon_capture()
-        if self._gathering is not None and step == self._decided:
+        if gathering is not None and step == self._decided:
             return False  # what all have decided together stands, whatever has become of it here
         self._decided = step
         with self.faults.contain("deciding what to capture"):
-            due = self._due(step, epoch, epoch_start)
-            is_expected = self._expect_shards(step, due)
-            if (due or not self._lanes) and self._selected_from != self._parameters():
+            due = agenda.due(step, epoch, epoch_start)
+            is_expected = bool(due) and self._transit.expect_shards(step)
+            if (due or not agenda.lanes) and agenda.is_outdated:
                 self._select()
-                due = self._due(step, epoch, epoch_start)
-                is_expected = is_expected or self._expect_shards(step, due)
+                due = agenda.due(step, epoch, epoch_start)
+                is_expected = is_expected or (bool(due) and self._transit.expect_shards(step))
             if due:
-                # Headlines are always on all that is watched, or their charts would jump.
-                everything = self._lanes if self._headline_lane in due else ()
-                self._open = self._opened(step, epoch, due, everything)
-                self._overhead.begin_capture(_kind([lane in due for lane in self._lanes]))
-        return self._open is not None or (self._shards is not None and self._shards.is_open)
-
-    def _expect_shards(self, step: int, due: Sequence[Lane]) -> bool:
-        """Expect the step in all processes, before anything can fail in one of them."""
-        if self._shards is None or not due:
-            return False
-        self._shards.expect(step)
-        return True
-
-    def _parameters(self) -> list[tuple[int, bool]]:
-        """What tells whether parameters were added to, replaced, or got their shape."""
-        sharding = Sharding(self._wrapper)
-        kept = [sharding.kept(parameter) for parameter in self._model.parameters()]
-        return [(id(parameter), is_lazy(parameter)) for parameter in kept]
+                self._open = self._opening.open(step, epoch, due)
+                self._overhead.begin_capture(agenda.kind_of(due))
+        shards = self._transit.shards
+        return self._open is not None or (shards is not None and shards.is_open)
 
     def _begin_probe(self, step: int, epoch: int, epoch_start: int) -> bool:
         prober = self._prober
@@ -282,9 +239,9 @@ class Monitor:
             with self.faults.contain("deciding what to probe"):
                 if not prober.plan.timetable.is_due(step, epoch, epoch_start):
                     return False
-                if self._budget is not None and not self._budget.allows(PROBE, step):
+                if not self._agenda.allows(PROBE, step):
                     return False
-                if self._selected_from != self._parameters():
+                if self._agenda.is_outdated:
                     self._select()
             self._overhead.begin_capture(PROBE)
         prober.begin(step, epoch)
@@ -293,12 +250,12 @@ class Monitor:
     @property
     def may_want_samples(self) -> bool:
         """Whether any step of the run captures samples."""
-        return bool(sample_targets_of(self._lanes))
+        return self._agenda.may_want_samples
 
     @property
     def wants_samples(self) -> bool:
         """Whether the step under way captures samples."""
-        return self._open is not None and self._open.samples is not None
+        return self._samples is not None
 
     @property
     def may_want_batches(self) -> bool:
@@ -308,7 +265,7 @@ class Monitor:
     @property
     def wants_batch(self) -> bool:
         """Whether the step under way takes batches."""
-        return self.wants_samples or (self._prober is not None and self._prober.is_open)
+        return self.wants_samples or self._is_probing
 
     def begin_window(self) -> None:
         """Tell that gradients of earlier batches are set to zero before the next backward.
@@ -316,8 +273,8 @@ class Monitor:
         Call it where a step under way may have ended without an optimiser's step.
         """
         self._versions = None
-        if self._open is not None and self._open.samples is not None:
-            self._open.samples.begin_window()
+        if self._samples is not None:
+            self._samples.begin_window()
 
     @_timed
     def begin_batch(self, batch: Any, ids: tuple[str, Sequence[str | int]] | None = None) -> None:
@@ -329,7 +286,7 @@ class Monitor:
         """
         if self._prober is not None:
             self._prober.begin_batch(batch, ids[1] if ids is not None else ())
-        samples = self._open.samples if self._open is not None else None
+        samples = self._samples
         if samples is not None and samples.withheld is None:
             samples.begin_batch(batch, ids)
 
@@ -349,19 +306,20 @@ class Monitor:
             scale: A factor that the loss carries (a gradient scaler's), without dimensions.
             window: Batches that the loss was divided by for accumulation.
         """
-        is_busy = self._open is not None or (self._prober is not None and self._prober.is_open)
-        if is_busy and self._versions is None and not self._sharding.is_any:
+        is_busy = self._open is not None or self._is_probing
+        if is_busy and self._versions is None and not self._agenda.sharding.is_any:
             with self.faults.contain("watching the weights"):
                 self._versions = Versions(self._model.parameters())
-        if self._open is not None and self._open.samples is not None:
-            self._open.samples.before_backward(loss, scale, batch_size, window)
+        if self._samples is not None:
+            self._samples.before_backward(loss, scale, batch_size, window)
 
     @_timed
     def after_backward(self) -> None:
         """Let go of the graph; call it right after the backward."""
-        if self._open is not None and self._open.samples is not None:
-            self._overhead.add(self._open.samples.hook_seconds)
-            self._open.samples.after_backward()
+        samples = self._samples
+        if samples is not None:
+            self._overhead.add(samples.hook_seconds)
+            samples.after_backward()
 
     def withhold_samples(self, reason: str) -> None:
         """Capture no samples in the step under way.
@@ -369,9 +327,10 @@ class Monitor:
         Args:
             reason: Why, for the record.
         """
-        if self._open is not None and self._open.samples is not None:
-            self._open.samples.abandon()
-            self._open.samples.withheld = reason
+        samples = self._samples
+        if samples is not None:
+            samples.abandon()
+            samples.withheld = reason
 
     @_timed
     def gather(self, before: float) -> None:
@@ -383,10 +342,7 @@ class Monitor:
         Args:
             before: Of the steps before this one.
         """
-        if self._gathering is not None:
-            self._gathering.gather(before)
-        if self._shards is not None:
-            self._shards.gather(before)
+        self._transit.gather(before)
         self._drain(wait=False)
 
     def pause(self, step: int) -> None:
@@ -403,40 +359,42 @@ class Monitor:
     @property
     def stop_reason(self) -> str | None:
         """What an alert that asks to stop the training has told of, if one has."""
-        return self._messenger.stop_reason
+        return self._recorder.stop_reason
 
     @property
     def has_seen_no_optimizer(self) -> bool:
         """Whether steps were to be captured, but none had an optimiser that steps."""
-        capture, prober = self._open, self._prober
-        waiting = capture is not None and not capture.capture.has_seen_a_step
+        opened, prober = self._open, self._prober
+        waiting = opened is not None and not opened.capture.has_seen_a_step
         probing = prober is not None and prober.is_open and not prober.has_seen_a_step
-        return (waiting or probing) and not self.captures and self._is_first
+        return (waiting or probing) and not self.captures and self._transit.is_first
 
     def next_due(self, step: int, epoch_start: int = 0) -> float:
         """The first step from ``step`` on at which :meth:`begin_step` has something to do."""
         prober = self._prober
-        if not self._is_idle or not (self._lanes or prober):
+        if not self._is_idle or not (self._agenda.lanes or prober):
             return step
         with self.faults.contain("deciding when to capture next"):
-            asks_always = any(lane.timetable.has_hook for lane in self._lanes)
-            first = step if asks_always else max(step, self._rest)
-            dues = [lane.timetable.next_due(first, epoch_start) for lane in self._lanes]
+            due = self._agenda.next_due(step, epoch_start)
             if prober is not None:
-                dues.append(prober.plan.timetable.next_due(step, epoch_start))
-            return min(dues, default=math.inf)
+                due = min(due, prober.plan.timetable.next_due(step, epoch_start))
+            return due
         return step
 
     @property
     def _is_idle(self) -> bool:
         """Whether nothing of a captured step is under way any more."""
-        return not (
-            self._in_transit
-            or self._open is not None
-            or (self._gathering is not None and self._gathering.is_waiting)
-            or (self._shards is not None and self._shards.is_waiting)
-            or (self._prober is not None and self._prober.is_open)
-        )
+        return self._transit.is_idle and self._open is None and not self._is_probing
+
+    @property
+    def _is_probing(self) -> bool:
+        """Whether the step under way is probed."""
+        return self._prober is not None and self._prober.is_open
+
+    @property
+    def _samples(self) -> CapturedSamples | None:
+        """What captures the samples of the step under way, if they are captured."""
+        return self._open.samples if self._open is not None else None
 
     @_timed
     def before_optimizer_step(
@@ -452,8 +410,8 @@ class Monitor:
             gradient: Which gradient it is, for the record.
             gradient_scale: Factor that the gradients still carry, a tensor without dimensions.
         """
-        if self._shards is not None:
-            self._shards.optimizer_steps()
+        if self._transit.shards is not None:
+            self._transit.shards.optimizer_steps()
         versions, self._versions = self._versions, None
         changed = versions.changed() if versions is not None else set()
         if self._prober is not None:
@@ -478,34 +436,30 @@ class Monitor:
             return
         begun = self._overhead.own
         with self.faults.contain("probing", prober.abandon):
-            self._write_probe(prober.finish(self._model))
+            self._recorder.write_probe(prober.finish(self._model))
         if not prober.is_open:
             self._overhead.probed(self._overhead.own - begun)
 
     def _end_capture(self) -> None:
         closing = self._open
-        if closing is not None and closing.samples is not None:
-            closing.samples.forward_is_over()
+        if self._samples is not None:
+            self._samples.forward_is_over()
         if closing is not None and closing.capture.has_seen_a_step:
             with self._containing_capture():
                 closing.capture.finish()
-                self._send(closing)
+                self._transit.send(closing, self.selection.targets)
             self._open = None
-        if self._shards is not None:
-            self._shards.end_step()
+        if self._transit.shards is not None:
+            self._transit.shards.end_step()
         if closing is not None and self._open is None:
             self._drain(wait=False)
 
-    def _send(self, closing: CapturedStep) -> None:
-        shards = self._shards
-        transfer = closing.send(always=shards is not None)
-        if transfer is None:
-            return
-        coming: Transfer | GatheredTransfer = transfer
-        if shards is not None:
-            coming = shards.fulfil(closing, transfer, self.selection.targets)
-        if self._is_first:
-            self._in_transit.append((closing, coming))
+    def _drain(self, *, wait: bool) -> None:
+        for closed, transfer in self._transit.arrived(wait=wait):
+            with self.faults.contain("writing a captured step"):
+                self._recorder.write(closed.record(transfer.result(), self._agenda.trainable))
+                self._recorder.rank(closed.batches, closed.step, closed.epoch)
+                self._recorder.tell_withheld(closed.samples_missing, self._agenda.captured)
 
     def note_last_step(self, step: int, epoch: int) -> None:
         """Tell which step was the run's last, where not every step was begun here.
@@ -525,27 +479,21 @@ class Monitor:
     def _abandon_capture(self) -> None:
         if self._open is not None:
             self._open.capture.detach()
-            if self._open.samples is not None:
-                self._open.samples.give_up("the capture of its step was given up")
+            if self._samples is not None:
+                self._samples.give_up(_GIVEN_UP)
         self._open = None
 
     def close(self) -> None:
         """Write what is still under way, let go of everything, and close the sinks."""
         self.abandon_step()
-        if self._gathering is not None:
-            self._gathering.give_up(_TOO_LATE)
-        if self._shards is not None:
-            self._shards.give_up(_SHARDS_TOO_LATE)
+        self._transit.give_up()
         self._drain(wait=True)
-        self._close_epoch()
+        self._recorder.close_epoch()
         if self._prober is not None:
             prober, self._prober = self._prober, None
             with self.faults.contain("allocating the change of the loss"):
-                self._write_probe(prober.conclude(self._model, *self._last))
-        for sink in self._sinks:
-            with self.faults.contain(sink.subject):
-                sink.close()
-        self._sinks.clear()
+                self._recorder.write_probe(prober.conclude(self._model, *self._last))
+        self._recorder.close()
 
     @_timed
     def state_dict(self) -> dict[str, Any]:
@@ -554,100 +502,42 @@ class Monitor:
         Steps whose samples other processes still have are not in it: it waits for no one.
         """
         self._drain(wait=True)
-        sinks = {}
-        for sink in self._sinks:
-            with self.faults.contain("saving the monitor's state"):
-                sinks[type(sink).__name__] = sink.state_dict()
+        budget = self._agenda.budget
         return {
-            "captures": self.captures,
-            "sinks": sinks,
-            "running": self._running.state_dict(),
-            "leaderboard": self._board.state_dict(),
-            "alerts": self._messenger.state_dict(),
+            **self._recorder.state_dict(),
+            "running": self._opening.running.state_dict(),
             "probes": self._prober.state_dict() if self._prober is not None else {},
             "overhead": self._overhead.state_dict(),
-            "budget": self._budget.state_dict() if self._budget is not None else {},
+            "budget": budget.state_dict() if budget is not None else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what a checkpoint kept; what cannot be understood is left aside."""
         with self.faults.contain("resuming the monitor's state"):
-            self.captures = int(state.get("captures", 0))
-            self._running.load_state_dict(state.get("running", {}))
-            self._board.load_state_dict(state.get("leaderboard", {}))
-            self._messenger.load_state_dict(state.get("alerts", {}))
+            self._opening.running.load_state_dict(state.get("running", {}))
             self._overhead.load_state_dict(state.get("overhead", {}))
-            if self._budget is not None:
-                self._budget.load_state_dict(state.get("budget", {}))
+            if self._agenda.budget is not None:
+                self._agenda.budget.load_state_dict(state.get("budget", {}))
             if self._prober is not None:
                 self._prober.load_state_dict(state.get("probes", {}))
-            for sink in self._sinks:
-                sink.load_state_dict(state.get("sinks", {}).get(type(sink).__name__, {}))
-
-    def _due(self, step: int, epoch: int, epoch_start: int) -> list[Lane]:
-        def due() -> list[bool]:
-            return [lane.timetable.is_due(step, epoch, epoch_start) for lane in self._lanes]
-
-        def answers() -> list[int]:
-            return self._within_budget(due(), step)
-
-        has_hook = any(lane.timetable.has_hook for lane in self._lanes)
-        if self._budget is not None and not has_hook and (step < self._rest or not any(due())):
-            return []  # in all processes
-        asks = (has_hook or self._budget is not None) and (
-            self.may_want_samples or self._shards is not None
-        )
-        found = self._gathering.decide(answers) if self._gathering and asks else answers()
-        if len(found) > len(self._lanes):
-            self._rest = found[-1]
-        return [lane for lane, is_due in zip(self._lanes, found, strict=False) if is_due]
-
-    def _within_budget(self, due: Sequence[bool], step: int) -> list[int]:
-        """Of the lanes that are due, those that are captured; after them, when to ask again."""
-        if self._budget is None or not any(due) or self._budget.allows(_kind(due), step):
-            return [*due]
-        return [*[False] * len(due), self._budget.rests_until(step)]
-
-    def _warn_of_what_has_no_effect(self) -> None:
-        for index in self.selection.shadowed:
-            warnings.warn(
-                f"jacoscope: rule layers[{index}] decides nothing, since earlier rules match all "
-                "that it matches; move it up to give it effect",
-                MonitorWarning,
-                stacklevel=3,
-            )
-        if not self.selection.targets and self.selection.is_final:
-            left_out = self.selection.left_out
-            reason = left_out[0].reason if left_out else "the model has none"
-            warnings.warn(
-                f"jacoscope: no parameter is watched, so nothing will be recorded: {reason}",
-                MonitorWarning,
-                stacklevel=3,
-            )
+            self._recorder.load_state_dict(state)
 
     def _select(self) -> None:
-        self._selected_from = self._parameters()
-        processes = self._processes
-        are_brought_together = processes is not None and processes.size > 1
-        self._sharding = Sharding(self._wrapper)
-        self.selection = select(
-            self._model,
-            self.config,
-            withheld=self._withheld,
-            sharding=self._sharding,
-            shards_withheld=None if are_brought_together else _SHARDS_ALONE,
-        )
-        if self._sharding.is_any and self._shards is None and are_brought_together:
-            assert processes is not None
-            self._shards = ShardGathering(processes, self.faults)
-        self._lanes = lanes_of(self.selection)
-        self._headline_lane = headline_lane(self._lanes, self.config.schedule)
-        if self._budget is not None:
-            self._budget.forget_refused()
-        plan = probe_plan(self.selection, self.config, self._model) if self._is_first else None
+        """Decide what is watched, and tell the sinks."""
+        self._agenda.select()
+        plan: ProbePlan | None = None
+        if self._transit.is_first:
+            plan = probe_plan(self.selection, self.config, self._model)
+        self._plan_probes(plan)
+        axes = plan.axes.items() if plan is not None else ()
+        probed = [(name, axis) for name, several in axes for axis in several]
+        self._recorder.open(self.selection, probed)
+
+    def _plan_probes(self, plan: ProbePlan | None) -> None:
         if plan is None:
             self._prober = None
-        elif self._prober is not None:
+            return
+        if self._prober is not None:
             self._prober.plan = plan
         else:
             self._prober = Prober(
@@ -659,156 +549,8 @@ class Monitor:
                 self._prepare,
                 self._context,
             )
-        if self._prober is not None and self._sharding.is_any:
+        if self._agenda.sharding.is_any:
             self._prober.withhold(_PROBES_OF_SHARDS)
-        axes = plan.axes.items() if plan is not None else ()
-        probed = [(name, axis) for name, several in axes for axis in several]
-        for sink in list(self._sinks):
-            with self._containing_sink(sink):
-                sink.open(RunInfo(self.config, self.selection, _versions(), probed))
 
     def _containing_capture(self) -> AbstractContextManager[None]:
         return self.faults.contain("capturing a training step", self._abandon_capture)
-
-    def _containing_sink(self, sink: Sink) -> AbstractContextManager[None]:
-        return self.faults.contain(sink.subject, lambda: self._sinks.remove(sink))
-
-    def _drain(self, *, wait: bool) -> None:
-        while self._in_transit:
-            closed, transfer = self._in_transit[0]
-            awaits_others = closed.awaits_others or transfer.awaits_others
-            if not (closed.is_done and transfer.is_done) and (awaits_others or not wait):
-                return
-            self._in_transit.popleft()
-            with self.faults.contain("writing a captured step"):
-                trainable = _trainable(self._model, self._sharding)
-                self._write(closed.record(transfer.result(), trainable))
-                self._rank(closed.batches, closed.step, closed.epoch)
-                self._tell_withheld(closed.samples_missing)
-
-    def _opened(
-        self, step: int, epoch: int, due: Sequence[Lane], everything: Sequence[Lane]
-    ) -> CapturedStep:
-        targets = sample_targets_of(everything or due)
-        if not self._is_first and self._shards is None:
-            due = everything = ()  # what is not per sample is the same in all processes
-        share = self._overhead.share
-        if not targets:
-            return CapturedStep(
-                step, epoch, due, everything, self._gauge, self.faults, overhead=share
-            )
-        if self._gathering is not None:
-            self._gathering.expect(step, epoch)
-        rules = self.config.layers
-        named = [None if t.rule is None else rules[t.rule].group for t in targets]
-        groups = groups_of(targets, named)
-        told = self.config.samples
-        wants_gram = told.gram_every is not None and self._sampled % told.gram_every == 0
-        self._sampled += 1
-        samples = CapturedSamples(
-            step,
-            targets,
-            groups,
-            told,
-            self._calibrations,
-            self.faults,
-            self._thrift,
-            wants_gram and self._is_first,
-            process=self._gathering.rank if self._gathering is not None else None,
-        )
-        if self._gathering is not None:
-            self._gathering.fulfil(samples)
-        elif are_several():
-            samples.withheld = _ALONE
-        if self._sharding.is_any:
-            samples.withheld = _SAMPLES_OF_SHARDS
-        return CapturedStep(
-            step,
-            epoch,
-            due,
-            everything,
-            self._gauge,
-            self.faults,
-            samples,
-            groups,
-            self._running,
-            share,
-        )
-
-    def _tell_withheld(self, missing: Mapping[str, str]) -> None:
-        """Log, once each, parameters whose samples cannot be had; the record has all of them."""
-        parameters = {name for lane in self._lanes for name in (t.name for t in lane.targets)}
-        new = [name for name in missing if name in parameters and name not in self._told]
-        self._told.update(new)
-        if new:
-            more = f", and {len(new) - 1} more" if len(new) > 1 else ""
-            _log.warning("no per-sample gradients of %s%s: %s", new[0], more, missing[new[0]])
-
-    def _rank(self, batches: Sequence[SampleBatch], step: int, epoch: int) -> None:
-        if not batches:
-            return
-        if self._board_epoch is not None and self._board_epoch[0] != epoch:
-            self._close_epoch()
-        for batch in batches:
-            self._board.add(batch)
-        self._board_epoch = epoch, step
-
-    def _close_epoch(self) -> None:
-        """Write the leaderboards of the epoch that has ended."""
-        if self._board_epoch is None:
-            return
-        (epoch, step), self._board_epoch = self._board_epoch, None
-        with self.faults.contain("ranking samples"):
-            boards = self._board.close_epoch(epoch, step)
-            if boards is None:
-                return
-            for sink in list(self._sinks):
-                with self._containing_sink(sink):
-                    sink.write_boards(boards)
-
-    def _write_probe(self, record: ProbeRecord | None) -> None:
-        if record is None:
-            return
-        self.captures += 1
-        for sink in list(self._sinks):
-            with self._containing_sink(sink):
-                sink.write_probe(record)
-        self._alert(record)
-
-    def _write(self, record: StepRecord) -> None:
-        self.captures += 1
-        for sink in list(self._sinks):
-            with self._containing_sink(sink):
-                sink.write(record)
-        self._alert(record)
-
-    def _alert(self, record: StepRecord | ProbeRecord) -> None:
-        """Tell of what the record has beyond its bounds."""
-        alerts = self._messenger.tell(record)
-        if not alerts:
-            return
-        for sink in list(self._sinks):
-            with self._containing_sink(sink):
-                sink.write_alerts(alerts)
-
-
-def _kind(due: Sequence[bool]) -> str:
-    """What a capture of these lanes is called, by its place among those that cost alike."""
-    return ",".join(str(place) for place, is_due in enumerate(due) if is_due)
-
-
-def _trainable(model: nn.Module, sharding: Sharding) -> float:
-    """Number of a model's trainable scalars, ``nan`` if it has none."""
-    shaped = (p for p in model.parameters() if not is_lazy(p))
-    return sum(sharding.numel(p) for p in shaped if p.requires_grad) or math.nan
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "lightning", "pytorch-lightning", "tensorboard")
-    found = {"jacoscope": __version__}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -18,28 +15,24 @@ from jacoscope.batches import batch_size_of, rows_of
 from jacoscope.capturing import Calibrations
 from jacoscope.config import MonitorConfig, QuantityName
 from jacoscope.faults import Faults
-from jacoscope.groups import ALL
 from jacoscope.loss_probe import LossFunction, RunningAllocation, probe_step
-from jacoscope.memory import ProbeThrift, is_out_of_memory, release
+from jacoscope.memory import ProbeThrift
 from jacoscope.output_probe import Findings, OutputProbe
-from jacoscope.probe_plan import INPUT_ROW, WRAPPERS, ProbePlan, clean_name
-from jacoscope.probe_record import AllocationRecord, ProbeRecord
+from jacoscope.probe_copies import copy_of, devices_of, dtype_of, lift, lifted, modes_of, points_of
+from jacoscope.probe_faults import ProbeFaults
+from jacoscope.probe_plan import ProbePlan
+from jacoscope.probe_record import ProbeRecord
+from jacoscope.probe_session import ProbeSession
 from jacoscope.probing import (
-    AllElseEqual,
     NeuralTangentKernel,
     ProbeError,
     first_samples,
     isolated,
-    replica,
     targets_of,
 )
-from jacoscope.quantities import PROBE_HEADLINES, PROBES
-from jacoscope.record import Record, finish_record
-from jacoscope.reduction import HostStatistics
+from jacoscope.quantities import PROBES
 
 __all__ = ["Prober"]
-
-_log = logging.getLogger("jacoscope")
 
 _OUTPUTS = ("Output Jacobian", "Tangent kernel", "Input Jacobian", "Layer Jacobian")
 _ALLOCATION: frozenset[QuantityName] = frozenset({"allocated_change", "allocation_gap"})
@@ -55,7 +48,6 @@ _CHANGED = (
     "weights were changed between a backward of this training step and the optimiser's step, so "
     "that where the step has started from is not known"
 )
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class Prober:
@@ -89,7 +81,6 @@ class Prober:
         self._prepare = prepare
         self._config = config
         self._loss = loss
-        self._faults = faults
         self._withheld = withheld
         self._blocked: str | None = None
         self._step: tuple[int, int] | None = None
@@ -103,10 +94,10 @@ class Prober:
         self._modes: Mapping[str, bool] = {}
         self._probed: int | None = None
         self._resumed: Mapping[str, Any] = {}
-        self._said: set[str] = set()
         budget = config.probes.memory_budget * 2**20
         self._calibrations = Calibrations(budget, config.samples.verify)
         self._thrift = ProbeThrift(budget, config.probes.loss_samples)
+        self._faults = ProbeFaults(faults, self._thrift)
 
     @property
     def is_open(self) -> bool:
@@ -131,7 +122,7 @@ class Prober:
         if self._step is None or self._blocked is not None:
             return
         self._batch = None
-        with self._kept(_BATCH):
+        with self._faults.keep(_BATCH, self._lost):
             # The training step may change it in place.
             self._batch, self._ids = first_samples(batch, 0, 0), ids
 
@@ -148,9 +139,9 @@ class Prober:
         if is_changed:
             self._lost[_WEIGHTS] = _CHANGED
             return
-        with self._kept(_WEIGHTS):
+        with self._faults.keep(_WEIGHTS, self._lost):
             if self.plan.asks("All else equal") and self._blocked is None:
-                self._starts = _points(model, copied=True)
+                self._starts = points_of(model, copied=True)
 
     def abandon(self) -> None:
         """Probe nothing of the step under way."""
@@ -165,11 +156,11 @@ class Prober:
         ids, lost = tuple(str(each) for each in self._ids), self._lost
         self.abandon()
         begun = time.perf_counter()
-        self._probed, self._modes = step, _modes(model)
-        session = _Session(step, epoch, self.plan)
+        self._probed, self._modes = step, modes_of(model)
+        session = ProbeSession(step, epoch, self.plan)
         if self._blocked is not None:
             session.withhold(self.plan.asked, self._blocked)
-            self._say("all", f"nothing is probed: {self._blocked}")
+            self._faults.say("all", f"nothing is probed: {self._blocked}")
         elif batch is None:
             why = lost.get(_BATCH, "the batch is not known; give it to begin_batch")
             session.withhold(self.plan.asked, why)
@@ -185,7 +176,7 @@ class Prober:
             session.note(
                 "memory", "; ".join(f"{subject}: {what}" for subject, what in said.items())
             )
-        return session.record(time.perf_counter() - begun, _dtype(model))
+        return session.record(time.perf_counter() - begun, dtype_of(model))
 
     def conclude(self, model: nn.Module, step: int, epoch: int) -> ProbeRecord | None:
         """Allocate the change of the loss since the last probe, at the end of the run.
@@ -198,12 +189,12 @@ class Prober:
         running = self._allocation
         if running is None or step == self._probed:
             return None
-        ends = _points(model, copied=False)
+        ends = points_of(model, copied=False)
         if all(torch.equal(point, ends[n].to(point)) for n, point in running.point.items()):
             return None
-        session = _Session(step, epoch, self.plan, only=_ALLOCATION)
+        session = ProbeSession(step, epoch, self.plan, only=_ALLOCATION)
         self._allocate(model, session, None, {})
-        return session.record(None, _dtype(model))
+        return session.record(None, dtype_of(model))
 
     def state_dict(self) -> dict[str, Any]:
         """What was allocated so far."""
@@ -231,20 +222,14 @@ class Prober:
             )
         return count
 
-    def _copy(self, model: nn.Module) -> nn.Module:
-        copied = _unwrapped(replica(model))
-        if self._prepare is not None:
-            self._prepare(copied)
-        return copied
-
     def _probe_outputs(
-        self, model: nn.Module, batch: Any, ids: tuple[str, ...], session: _Session
+        self, model: nn.Module, batch: Any, ids: tuple[str, ...], session: ProbeSession
     ) -> None:
         names = [name for name in self.plan.asked if name not in PROBES["All else equal"]]
         config = replace(self._config.probes, memory_budget=self._thrift.budget)
-        if self._is_lost(_OUTPUTS_SUBJECT, names, session):
+        if self._faults.is_lost(_OUTPUTS_SUBJECT, names, session):
             return
-        with self._withholding(_OUTPUTS_SUBJECT, names, session, self._fewer_rows):
+        with self._faults.contain(_OUTPUTS_SUBJECT, names, session, self._fewer_rows):
             if config.mode == "train" and _processes() > 1:
                 raise ProbeError(
                     "in training mode a layer may wait for the other processes, which do not "
@@ -257,11 +242,11 @@ class Prober:
                 label = self._config.samples.label
                 self._reference = few, kept, targets_of(few, kept, label), ids[:kept]
             few, kept, targets, session.ids = self._reference
-            copied = self._copy(model)
+            copied = copy_of(model, self._prepare)
             if config.mode == "eval":
                 copied.eval()
-            few = _lift(copied, few)
-            with isolated(_devices(copied)), self._context():
+            few = lift(copied, few)
+            with isolated(devices_of(copied)), self._context():
                 probe = OutputProbe(
                     copied, few, targets, self.plan, config, self._first, self._calibrations, kept
                 )
@@ -274,38 +259,42 @@ class Prober:
                 for by, families, part in parts:
                     mine = [n for n in names if any(n in PROBES[f] for f in families)]
                     subject = f"probing outputs by {by}"
-                    if mine and not self._is_lost(subject, mine, session):
-                        with self._withholding(subject, mine, session, self._fewer_rows):
+                    if mine and not self._faults.is_lost(subject, mine, session):
+                        with self._faults.contain(subject, mine, session, self._fewer_rows):
                             part()
             session.take(probe.findings)
             fallback = probe.findings.notes.get("fallback")
             if fallback is not None:
-                self._say("fallback", f"probes of outputs go by a loop of samples: {fallback}")
+                self._faults.say(
+                    "fallback", f"probes of outputs go by a loop of samples: {fallback}"
+                )
             if self._first is None and config.batch == "first":
                 self._first = probe.kernel
 
     def _probe_loss(
-        self, model: nn.Module, batch: Any, starts: dict[str, Tensor], session: _Session
+        self, model: nn.Module, batch: Any, starts: dict[str, Tensor], session: ProbeSession
     ) -> None:
         if self._loss is None or self._withheld is not None:
             why = self._withheld or _NO_LOSS
             session.withhold(PROBES["All else equal"], why)
-            self._say("all else equal", f"all else equal is left out: {why}")
+            self._faults.say("all else equal", f"all else equal is left out: {why}")
             return
         config = self._config.probes
-        if self._asks(_STEP) and not self._is_lost(_STEP_SUBJECT, _STEP, session):
+        if self._asks(_STEP) and not self._faults.is_lost(_STEP_SUBJECT, _STEP, session):
             fewer = self._thrift.fewer_samples
-            with self._withholding(_STEP_SUBJECT, _STEP, session, fewer):
+            with self._faults.contain(_STEP_SUBJECT, _STEP, session, fewer):
                 few = self._loss_batch(batch, self._thrift.samples)
-                copied = self._copy(model)
-                few, ends = _lift(copied, few), _lifted(_points(model, copied=False))
-                with isolated(_devices(copied)):
+                copied = copy_of(model, self._prepare)
+                few, ends = lift(copied, few), lifted(points_of(model, copied=False))
+                with isolated(devices_of(copied)):
                     findings = Findings()
                     session.all_else_equal = probe_step(
-                        copied, self._loss, few, _lifted(starts), ends, self.plan, config, findings
+                        copied, self._loss, few, lifted(starts), ends, self.plan, config, findings
                     )
                     session.take(findings)
-        if self._asks(_ALLOCATION) and not self._is_lost(_ALLOCATION_SUBJECT, _ALLOCATION, session):
+        if self._asks(_ALLOCATION) and not self._faults.is_lost(
+            _ALLOCATION_SUBJECT, _ALLOCATION, session
+        ):
             self._allocate(model, session, batch, starts)
             if _ALLOCATION_SUBJECT in self._thrift.lost:
                 self._allocation = None
@@ -314,20 +303,20 @@ class Prober:
         return not names.isdisjoint(self.plan.asked)
 
     def _allocate(
-        self, model: nn.Module, session: _Session, batch: Any, starts: dict[str, Tensor]
+        self, model: nn.Module, session: ProbeSession, batch: Any, starts: dict[str, Tensor]
     ) -> None:
         loss = self._loss
         assert loss is not None
-        with self._withholding(_ALLOCATION_SUBJECT, _ALLOCATION, session, self._no_more):
+        with self._faults.contain(_ALLOCATION_SUBJECT, _ALLOCATION, session, self._no_more):
             running = self._allocation
             if running is None:
                 running = self._allocation = self._new_allocation(batch, starts, session.step)
-            copied = self._copy(model)
+            copied = copy_of(model, self._prepare)
             for name, each in copied.named_modules():  # it may be evaluated now
                 each.training = self._modes.get(name, each.training)
-            running.batch = _lift(copied, running.batch)
-            ends = _lifted(_points(model, copied=False))
-            with isolated(_devices(copied)):
+            running.batch = lift(copied, running.batch)
+            ends = lifted(points_of(model, copied=False))
+            with isolated(devices_of(copied)):
                 findings = Findings()
                 session.allocation = running.advance(
                     copied, loss, ends, self.plan, self._config.probes, findings
@@ -340,7 +329,7 @@ class Prober:
         resumed = self._resumed
         return RunningAllocation(
             self._loss_batch(batch, self._config.probes.loss_samples),
-            _lifted(starts),
+            lifted(starts),
             int(resumed.get("since", step)),
             {str(k): float(v) for k, v in resumed.get("by_layer", {}).items()},
             float(resumed.get("change", 0.0)),
@@ -361,169 +350,6 @@ class Prober:
     def _no_more(self, subject: str) -> str:
         return self._thrift.lose(subject, "on the batch that the run's allocation is on")
 
-    def _is_lost(self, subject: str, names: Iterable[str], session: _Session) -> bool:
-        """Whether something is no longer probed; the session is told."""
-        why = self._thrift.lost.get(subject)
-        if why is not None:
-            session.withhold(names, why)
-        return why is not None
-
-    @contextmanager
-    def _kept(self, subject: str) -> Iterator[None]:
-        """Note why something that the probe needs could not be kept."""
-        why: str | None = None
-        done = False
-        with self._faults.contain(subject):
-            try:
-                yield
-            except ProbeError as error:
-                why = str(error)
-            done = True
-        if not done:
-            why = self._faults.reasons[subject]
-        if why is not None:
-            self._lost[subject] = why
-
-    @contextmanager
-    def _withholding(
-        self,
-        subject: str,
-        names: Iterable[str],
-        session: _Session,
-        reduce: Callable[[str], str],
-    ) -> Iterator[None]:
-        """Withhold quantities, with the reason, if what is within cannot be done or fails.
-
-        Args:
-            subject: What is within, in words.
-            names: The quantities.
-            session: The probe.
-            reduce: Called with the subject if memory runs out; says what is then done.
-        """
-        done = starved = False
-        with self._faults.contain(subject):
-            try:
-                yield
-            except Exception as error:
-                starved = is_out_of_memory(error) or is_out_of_memory(error.__cause__ or error)
-                if starved and self._faults.policy == "warn":
-                    pass
-                elif isinstance(error, ProbeError):
-                    session.withhold(names, str(error))
-                    self._say(subject, f"{subject} is left out: {error}")
-                else:
-                    raise
-            done = True
-        if starved:
-            why = reduce(subject)
-            session.withhold(names, why)
-            if subject in self._faults.reasons:
-                _log.warning("%s: %s", subject, why)
-            self._faults.note(subject, why)
-            release()
-        elif not done:
-            session.withhold(names, self._faults.reasons[subject])
-
-    def _say(self, subject: str, what: str) -> None:
-        """Log something once; the records have all of it."""
-        if subject not in self._said:
-            self._said.add(subject)
-            _log.warning("%s", what)
-
-
-class _Session:
-    """One probe, from its measurements to its record."""
-
-    def __init__(
-        self,
-        step: int,
-        epoch: int,
-        plan: ProbePlan,
-        only: frozenset[QuantityName] | None = None,
-    ) -> None:
-        self.step = step
-        self._epoch = epoch
-        self._plan = plan
-        self._asked = [n for n in plan.asked if only is None or n in only]
-        self._findings = Findings()
-        self.ids: tuple[str, ...] = ()
-        self.outputs: OutputProbe | None = None
-        self.all_else_equal: AllElseEqual | None = None
-        self.allocation: AllocationRecord | None = None
-
-    def withhold(self, names: Iterable[str], why: str) -> None:
-        """Take note that quantities cannot be had."""
-        self._findings.withhold(names, why)
-
-    def note(self, subject: str, what: str) -> None:
-        """Take note of how it went."""
-        self._findings.notes[subject] = what
-
-    def take(self, found: Findings) -> None:
-        """Take over what a part found."""
-        mine = self._findings
-        for name, values in found.values.items():
-            mine.values.setdefault(name, {}).update(values)
-        for name, values in found.errors.items():
-            mine.errors.setdefault(name, {}).update(values)
-        for name, reasons in found.missing.items():
-            mine.missing.setdefault(name, {}).update(reasons)
-        for name, why in found.withheld.items():
-            mine.withheld.setdefault(name, why)
-        mine.notes.update(found.notes)
-
-    def record(self, seconds: float | None, dtype: npt.DTypeLike) -> ProbeRecord:
-        """The record of the probe.
-
-        Args:
-            seconds: How long it took, if that is to be said.
-            dtype: The precision of training.
-        """
-        found, outputs = self._findings, self.outputs
-        withheld = {str(n): found.withheld[n] for n in self._asked if n in found.withheld}
-        records = [
-            self._finished(name, axis)
-            for name in self._asked
-            if name not in withheld
-            for axis in self._plan.axes[name]
-            if axis.names
-        ]
-        headline = {
-            str(record.quantity): float(record.values[0])
-            for record in records
-            if record.quantity in PROBE_HEADLINES
-            and record.axis.names[0] in (ALL, INPUT_ROW)
-            and record.axis.names[0] not in record.missing
-        }
-        if seconds is not None:
-            headline["probe_seconds"] = seconds
-        return ProbeRecord(
-            step=self.step,
-            epoch=self._epoch,
-            records=tuple(records),
-            headline=headline,
-            withheld=withheld,
-            notes=dict(found.notes),
-            all_else_equal=self.all_else_equal,
-            allocation=self.allocation,
-            spectra={} if outputs is None else outputs.spectra,
-            singular_values=None if outputs is None else outputs.singular_values,
-            output_sensitivity=None if outputs is None else outputs.sensitivity,
-            saliency=None if outputs is None else outputs.saliency,
-            ids=self.ids,
-            dtype=dtype,
-        )
-
-    def _finished(self, name: QuantityName, axis: Any) -> Record:
-        found = self._findings
-        statistics = HostStatistics({str(name): found.values.get(str(name), {})})
-        record = finish_record(name, axis, statistics, found.missing.get(str(name), {}))
-        errors = found.errors.get(str(name))
-        if not errors:
-            return record
-        column = np.array([errors.get(row, np.nan) for row in axis.names])
-        return Record(name, axis, record.values, record.missing, column)
-
 
 def _processes() -> int:
     """The number of processes that train together."""
@@ -531,58 +357,3 @@ def _processes() -> int:
     if not (distributed.is_available() and distributed.is_initialized()):
         return 1
     return distributed.get_world_size()
-
-
-def _points(model: nn.Module, *, copied: bool) -> dict[str, Tensor]:
-    """The model's floating-point parameters by name."""
-    pairs = ((clean_name(name), p.detach()) for name, p in model.named_parameters())
-    named = {name: point for name, point in pairs if point.is_floating_point()}
-    return {name: tensor.clone() for name, tensor in named.items()} if copied else named
-
-
-def _modes(model: nn.Module) -> dict[str, bool]:
-    """Whether each module is training, by name."""
-    return {clean_name(name): each.training for name, each in model.named_modules()}
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """A copy of a model without the wrappers of ``torch.compile`` and of checkpointing."""
-
-    def inner(module: nn.Module) -> nn.Module:
-        found = [child for name, child in module._modules.items() if name in WRAPPERS and child]
-        return inner(found[0]) if found else module
-
-    for each in list(model.modules()):
-        for name, child in list(each._modules.items()):
-            if name not in WRAPPERS and child is not None:
-                each._modules[name] = inner(child)
-    return inner(model)
-
-
-def _lifted(points: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Parameters in single precision at least."""
-    return {n: t.float() if t.dtype in _HALF else t for n, t in points.items()}
-
-
-def _lift(model: nn.Module, batch: Any) -> Any:
-    """Bring a copy of a model and a batch to single precision at least; the batch so converted."""
-    if not any(parameter.dtype in _HALF for parameter in model.parameters()):
-        return batch
-    model.float()
-    return _mapped(batch, lambda t: t.float() if t.dtype in _HALF else t)
-
-
-def _mapped(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    from torch.utils._pytree import tree_map
-
-    return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, batch)
-
-
-def _devices(model: nn.Module) -> set[torch.device]:
-    return {parameter.device for parameter in model.parameters()}
-
-
-def _dtype(model: nn.Module) -> npt.DTypeLike:
-    """The precision worth storing: that of training."""
-    is_double = any(p.dtype is torch.float64 for p in model.parameters())
-    return np.float64 if is_double else np.float32

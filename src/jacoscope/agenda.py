@@ -1,0 +1,202 @@
+"""What is watched, and on which steps it is captured: selection, schedule and budget."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from jacoscope.config import MonitorConfig
+from jacoscope.faults import MonitorWarning
+from jacoscope.pacing import Budget, Overhead
+from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of
+from jacoscope.selection import Selection, select
+from jacoscope.sharding import Sharding
+from jacoscope.transit import Transit
+
+__all__ = ["Agenda"]
+
+_SHARDS_ALONE = (
+    "it is split over processes, and their parts are brought together only where the Monitor of "
+    "each has processes=jacoscope.processes.Processes()"
+)
+
+
+class Agenda:
+    """Selects what is watched, and decides which steps are captured.
+
+    Args:
+        model: The model.
+        wrapper: What ``FullyShardedDataParallel`` has wrapped around it, or the model itself.
+        config: What to watch, and when.
+        overhead: What share of the training time the monitor takes.
+        transit: Brings together what several processes measure, and decides for all of them.
+        withheld: Why no parameter can be measured in this run, if that is so.
+
+    Attributes:
+        selection: What is watched.
+        sharding: How the model is split over processes.
+        lanes: What of it is captured, by schedule.
+        budget: How much of the training time may be taken, if that is bounded.
+    """
+
+    selection: Selection
+    sharding: Sharding
+    lanes: tuple[Lane, ...]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        wrapper: nn.Module,
+        config: MonitorConfig,
+        overhead: Overhead,
+        transit: Transit,
+        withheld: str | None,
+    ) -> None:
+        self.budget = None if config.overhead is None else Budget(config.overhead, overhead)
+        self._model = model
+        self._wrapper = wrapper
+        self._config = config
+        self._transit = transit
+        self._withheld = withheld
+        self._selected_from: list[tuple[int, bool]] = []
+        self._headline_lane: Lane | None = None
+        self._rest = 0
+
+    def select(self) -> None:
+        """Select from the model's parameters as they are now.
+
+        Raises:
+            ConfigError: If the configuration cannot be used on this model.
+        """
+        self._selected_from = self._parameters()
+        self.sharding = Sharding(self._wrapper)
+        are_several = self._transit.samples is not None
+        self.selection = select(
+            self._model,
+            self._config,
+            withheld=self._withheld,
+            sharding=self.sharding,
+            shards_withheld=None if are_several else _SHARDS_ALONE,
+        )
+        if self.sharding.is_any and are_several:
+            self._transit.bring_shards()
+        self.lanes = lanes_of(self.selection)
+        self._headline_lane = headline_lane(self.lanes, self._config.schedule)
+        if self.budget is not None:
+            self.budget.forget_refused()
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether parameters were added or replaced, or got their shape, since the selection."""
+        return self._selected_from != self._parameters()
+
+    def _parameters(self) -> list[tuple[int, bool]]:
+        sharding = Sharding(self._wrapper)
+        kept = [sharding.kept(parameter) for parameter in self._model.parameters()]
+        return [(id(parameter), is_lazy(parameter)) for parameter in kept]
+
+    @property
+    def may_want_samples(self) -> bool:
+        """Whether any step of the run captures samples."""
+        return bool(sample_targets_of(self.lanes))
+
+    @property
+    def captured(self) -> set[str]:
+        """Names of the parameters that are captured."""
+        return {target.name for lane in self.lanes for target in lane.targets}
+
+    @property
+    def trainable(self) -> float:
+        """Number of the model's trainable scalars, ``nan`` if it has none."""
+        shaped = (p for p in self._model.parameters() if not is_lazy(p))
+        return sum(self.sharding.numel(p) for p in shaped if p.requires_grad) or math.nan
+
+    def due(self, step: int, epoch: int, epoch_start: int) -> list[Lane]:
+        """The lanes that are captured in a step; where it is asked for, rank zero decides.
+
+        Args:
+            step: Optimiser steps before it.
+            epoch: Epochs completed.
+            epoch_start: The step at which this epoch began.
+        """
+
+        def due() -> list[bool]:
+            return [lane.timetable.is_due(step, epoch, epoch_start) for lane in self.lanes]
+
+        def answers() -> list[int]:
+            return self._within_budget(due(), step)
+
+        has_hook = self._has_hook
+        if self.budget is not None and not has_hook and (step < self._rest or not any(due())):
+            return []  # in all processes
+        gathering = self._transit.samples
+        asks = (has_hook or self.budget is not None) and (
+            self.may_want_samples or self._transit.shards is not None
+        )
+        found = gathering.decide(answers) if gathering is not None and asks else answers()
+        if len(found) > len(self.lanes):
+            self._rest = found[-1]
+        return [lane for lane, is_due in zip(self.lanes, found, strict=False) if is_due]
+
+    def _within_budget(self, due: Sequence[bool], step: int) -> list[int]:
+        """Of the lanes that are due, those that are captured; after them, when to ask again."""
+        if self.budget is None or not any(due) or self.budget.allows(_kind(due), step):
+            return [*due]
+        return [*[False] * len(due), self.budget.rests_until(step)]
+
+    def allows(self, kind: str, step: int) -> bool:
+        """Whether the budget has room for a capture of this kind."""
+        return self.budget is None or self.budget.allows(kind, step)
+
+    def headline_lanes(self, due: Sequence[Lane]) -> Sequence[Lane]:
+        """What the headline of a step is on; empty if it has none.
+
+        It is always on all that is watched, or its charts would jump.
+        """
+        return self.lanes if self._headline_lane in due else ()
+
+    def kind_of(self, due: Sequence[Lane]) -> str:
+        """What a capture of these lanes is called among those that cost alike."""
+        return _kind([lane in due for lane in self.lanes])
+
+    def next_due(self, step: int, epoch_start: int) -> float:
+        """The first step from ``step`` on at which something may be captured.
+
+        Args:
+            step: The step.
+            epoch_start: The step at which this epoch began.
+        """
+        first = step if self._has_hook else max(step, self._rest)
+        dues = (lane.timetable.next_due(first, epoch_start) for lane in self.lanes)
+        return min(dues, default=math.inf)
+
+    @property
+    def _has_hook(self) -> bool:
+        return any(lane.timetable.has_hook for lane in self.lanes)
+
+    def warn_of_what_has_no_effect(self) -> None:
+        """Warn whoever has made the monitor of rules that decide nothing, and of no parameters."""
+        for index in self.selection.shadowed:
+            warnings.warn(
+                f"jacoscope: rule layers[{index}] decides nothing, since earlier rules match all "
+                "that it matches; move it up to give it effect",
+                MonitorWarning,
+                stacklevel=3,
+            )
+        if not self.selection.targets and self.selection.is_final:
+            left_out = self.selection.left_out
+            reason = left_out[0].reason if left_out else "the model has none"
+            warnings.warn(
+                f"jacoscope: no parameter is watched, so nothing will be recorded: {reason}",
+                MonitorWarning,
+                stacklevel=3,
+            )
+
+
+def _kind(due: Sequence[bool]) -> str:
+    """What a capture of these lanes is called, by its place among those that cost alike."""
+    return ",".join(str(place) for place, is_due in enumerate(due) if is_due)
