@@ -212,9 +212,13 @@ def test_off_the_capture_steps_nothing_is_built(monkeypatch: pytest.MonkeyPatch)
     monitor = Monitor(model, {"schedule": {"every": 100, "first": 0}}, sinks=[MemorySink()])
     train(model, monitor, steps=1)
     monkeypatch.setattr("jacoscope.opening.CapturedStep", explode)
+    monkeypatch.setattr("jacoscope.monitor.Versions", explode)
     for step in range(1, 100):
         assert not monitor.begin_step(step)
+        monitor.before_backward(model(torch.ones(2, 4)).sum())
+        monitor.after_backward()
         monitor.end_step()
+    assert not monitor.faults.reasons
 
 
 @pytest.mark.gpu
