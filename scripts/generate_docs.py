@@ -56,12 +56,13 @@ COMPATIBILITY_INTRO = """\
 
 Each row is a small real training. Its numbers are compared with plain autograd: one process, no
 wrappers, no compilation, the same weights and the same batch, in full precision. Rows of the last three
-parts (several processes, loops, faults) are held by tests of their own, to the same.
+parts (several processes, loops, faults) are held by tests of their own.
 
 - **exact**: every value that is wanted is there, and equals plain autograd's, as far as the precision
   of the row's training goes.
 - **withheld**: no value is recorded, and the record, the Sensitivity tab and the log say why, in these
   words. Where parameters are named, theirs alone are withheld and all others are exact.
+- **measured**: values are recorded; the row's tests hold the training and the reasons, not the numbers.
 - **not run here**: nothing that the tests are run on can run it; the reason says what was tried.
 
 *Parameters* are the quantities of parameter tensors (gradients, weights, updates), *samples* the

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sample_training import cross_entropies, loader_of, perceptron, rows_of_pairs
 
-__all__ = ["EXACT", "Condition", "Subject", "Verdict", "not_run", "withheld"]
+__all__ = ["EXACT", "Condition", "Subject", "Verdict", "measured", "not_run", "withheld"]
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """From a network and a batch to the loss of each sample, shape (N,)."""
@@ -30,7 +30,7 @@ class Verdict:
     """What comes of a family of quantities under a condition.
 
     Args:
-        word: ``exact``, ``withheld`` or ``not run here``.
+        word: ``exact``, ``withheld``, ``measured`` or ``not run here``.
         reason: Why it is withheld, as the record says it or a part of that; or why it is not run.
         rows: The parameters that are withheld, where others are exact; all of them if empty.
         quantities: The quantities that are withheld, where others are exact; all of them if empty.
@@ -63,6 +63,11 @@ def withheld(
 ) -> Verdict:
     """Withheld with this reason: of these parameters, quantities and steps, or of all."""
     return Verdict("withheld", reason, rows, quantities, steps)
+
+
+def measured(note: str = "") -> Verdict:
+    """Recorded, but no test compares its numbers under this condition."""
+    return Verdict("measured", note)
 
 
 def not_run(why: str) -> Verdict:

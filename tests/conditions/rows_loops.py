@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conditions.condition import Condition, not_run, withheld
+from conditions.condition import Condition, measured, not_run, withheld
 
 __all__ = ["FAULTS", "LOOPS"]
 
@@ -27,6 +27,8 @@ LOOPS = (
     Condition(
         "Loops",
         "plain PyTorch, a gradient scaler",
+        samples=measured(),
+        probes=measured(),
         shown_by=(
             "test_monitor.py::test_gradient_scale_is_divided_out",
             "test_monitor.py::test_a_step_that_the_scaler_skips_has_no_update",
@@ -35,6 +37,7 @@ LOOPS = (
     Condition(
         "Loops",
         "Lightning Fabric",
+        probes=measured(),
         shown_by=(
             "test_fabric.py::test_the_numbers_of_a_plain_loop",
             "test_fabric.py::test_training_is_left_alone",
@@ -47,7 +50,7 @@ LOOPS = (
             "test_huggingface.py::test_the_values_are_those_of_plain_autograd",
             "test_huggingface.py::test_training_is_bit_identical",
         ),
-        note="GPT-2 and BERT; accumulation, clipping, bf16",
+        note="GPT-2 and BERT; accumulation, clipping; under bf16 the training is compared alone",
     ),
     Condition(
         "Loops",
@@ -79,6 +82,8 @@ FAULTS = (
     Condition(
         "Faults",
         "memory runs out in the capture of samples",
+        parameters=measured(),
+        probes=measured(),
         samples=withheld("out of memory; from the next capture on within"),
         note="the following captures are exact: in smaller chunks, then without Gram matrices, "
         "then without the parameters at which it ran out",
@@ -90,6 +95,8 @@ FAULTS = (
     Condition(
         "Faults",
         "memory runs out in a probe",
+        parameters=measured(),
+        samples=measured(),
         probes=withheld("out of memory"),
         note="later probes take fewer rows at a time, or fewer samples of the loss",
         shown_by=(
@@ -100,6 +107,9 @@ FAULTS = (
     Condition(
         "Faults",
         "a full disk, a folder that cannot be written",
+        parameters=measured(),
+        samples=measured(),
+        probes=measured(),
         note="training goes on; what was written before stays readable",
         shown_by=(
             "test_faults_outside.py::test_a_full_disk",
@@ -109,6 +119,9 @@ FAULTS = (
     Condition(
         "Faults",
         "a run that is killed",
+        parameters=measured(),
+        samples=measured(),
+        probes=measured(),
         note="readable up to its last flush",
         shown_by=(
             "test_faults_outside.py::test_a_run_that_is_killed_can_be_read_up_to_its_last_flush",
@@ -117,6 +130,9 @@ FAULTS = (
     Condition(
         "Faults",
         "an exception in any stage of the monitor",
+        parameters=measured(),
+        samples=measured(),
+        probes=measured(),
         note="one warning; the quantities of that stage are withheld with the exception's words",
         shown_by=(
             "test_monitor.py::test_a_fault_at_any_stage_leaves_training_as_it_was",

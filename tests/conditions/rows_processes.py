@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conditions.condition import EXACT, Condition, Verdict, not_run, withheld
+from conditions.condition import EXACT, Condition, Verdict, measured, not_run, withheld
 
 __all__ = ["PROCESSES"]
 
@@ -15,10 +15,9 @@ _TOGETHER = (
     "a model that is split over processes (FSDP, tensor parallel) runs in all of them together, "
     "and one alone would wait for the others"
 )
-_STEP = ("predicted_change", "actual_change", "second_order_change")
-_ALONE = withheld(
-    "of several processes one alone would run training_step again; define probe_loss",
-    quantities=_STEP,
+_ALONE = measured(
+    "by rank zero, on a copy of the module; withheld for `predicted_change`, `actual_change` and "
+    "`second_order_change` unless there is a `probe_loss`"
 )
 _LOOPS = "test_sharded_loops.py::"
 _TRAINER = "test_model_parallel.py::"
@@ -71,7 +70,6 @@ PROCESSES = (
         "test_callback_ddp.py::test_two_processes_record_what_one_does",
         f"{_DDP}test_every_number_is_that_of_the_whole_step",
         "test_probes_ddp.py::test_rank_zero_probes_and_training_is_bit_identical",
-        note="probes run on rank zero, on its own samples; those of the step with a probe_loss",
     ),
     _row(
         "DDP, uneven batches, accumulation with no_sync, validation in between",
@@ -89,8 +87,9 @@ PROCESSES = (
     ),
     _row(
         "DDP, fp16 compression of gradients",
-        f"{_DDP}test_when_samples_are_withheld",
-        note="parameter quantities are of the rounded gradient that the optimiser gets",
+        f"{_DDP}test_a_loop_of_plain_pytorch",
+        note="parameter quantities are of the rounded gradient that the optimiser gets; those that "
+        "use it and samples' own are not compared",
     ),
     _row(
         "DDP, bf16 compression of gradients",
