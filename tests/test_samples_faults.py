@@ -18,6 +18,8 @@ from helpers import fingerprint
 from jacoscope import MonitorWarning
 from jacoscope.capturing._backward import BackwardCapture
 from jacoscope.capturing._capture import JacobianCapture
+from jacoscope.capturing._passes import is_extra_pass
+from jacoscope.capturing._straight import Straight
 from jacoscope.capturing.rules import RULES
 from jacoscope.sinks import MemorySink
 from sample_training import (
@@ -45,16 +47,21 @@ def at(path: str) -> Callable[[Patch], None]:
 def every_rule(patch: Patch) -> None:
     for key in RULES:
         patch.setitem(RULES, key, explode)  # type: ignore[misc]
+    patch.setattr(Straight, "taken", explode)
 
 
 def rules_after_the_plan(patch: Patch) -> None:
     """The rehearsal goes well, the backward itself does not."""
-    told = BackwardCapture._told
+    told, taken = BackwardCapture._told, Straight.taken
 
     def told_until_now(capture: BackwardCapture, *arguments: Any) -> Any:
         return told(capture, *arguments) if capture._rehearsal else explode()
 
+    def taken_until_now(layer: Straight, *arguments: Any) -> Any:
+        return taken(layer, *arguments) if is_extra_pass() else explode()
+
     patch.setattr(BackwardCapture, "_told", told_until_now)
+    patch.setattr(Straight, "taken", taken_until_now)
 
 
 CAPTURE = "jacoscope.sample_backward"

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 import jacoscope
 from capture.case import Net, normal, param, wave
-from jacoscope.capturing import _planner
+from jacoscope.capturing import _planner, _straight
 from jacoscope.capturing._coding import Reading
 from jacoscope.capturing._layout import Regular, Rows
 from jacoscope.capturing.rules import RULES, Use
+from jacoscope.jacobian import Factor, RankOneJacobian
 
 SAMPLES = 4
 
@@ -226,6 +227,26 @@ def wrong_rule(monkeypatch: pytest.MonkeyPatch) -> str:
         return replace(term, left=Rows(term.left.data.flip(-1), term.left.samples))
 
     monkeypatch.setitem(RULES, ("Mm", 1), wrong)
+    monkeypatch.setattr(_straight, "_MATRIX", {})
+    return "W"
+
+
+@pytest.fixture(params=["gradients of other samples", "rows of other samples"])
+def wrong_layer(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A linear layer whose rows are the samples mixes them up; rows of others still add up."""
+    right = _straight.Taken.jacobian
+
+    def wrong(taken: Any, name: str, budget: int) -> Any:
+        found = right(taken, name, budget)
+        if name != "W":
+            return found
+        assert isinstance(found, RankOneJacobian)
+        inputs, grads = (factor.rows_NP for factor in (found.left, found.right))
+        if request.param == "rows of other samples":
+            inputs = inputs.flip(0)
+        return RankOneJacobian(Factor(inputs), Factor(grads.flip(0)), found.parameter_shape)
+
+    monkeypatch.setattr(_straight.Taken, "jacobian", wrong)
     return "W"
 
 
@@ -248,6 +269,12 @@ def wrong_layout(monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_wrong_rule_is_withheld(wrong_rule: str) -> None:
     jacobians = captured(model(), normal(SAMPLES, 5))
     withheld(jacobians, wrong_rule)
+    others_are_there(jacobians)
+
+
+def test_a_wrong_layer_is_withheld(wrong_layer: str) -> None:
+    jacobians = captured(model(), normal(SAMPLES, 5))
+    withheld(jacobians, wrong_layer)
     others_are_there(jacobians)
 
 

@@ -48,6 +48,13 @@ def _agree(jacobian: Jacobian, rows: Tensor) -> None:
     left = torch.randn(shape[0] if shape else 1, dtype=torch.double)
     right = torch.randn(shape[1:].numel(), dtype=torch.double)
     same(jacobian.probe(left, right), rows_NP @ torch.outer(left, right).reshape(-1), 1.5)
+    chosen = torch.arange(samples).flip(0)[::2]
+    some, of_some = jacobian.select(chosen), rows_NP[chosen]
+    assert some.samples == len(chosen)
+    same(some.row_sq_norms(), of_some.square().sum(1), 2)
+    same(some.gram(), of_some @ of_some.T, 2)
+    same(some.sum(), of_some.sum(0).view(shape))
+    same(some.matvec(v), of_some @ v.reshape(-1), 1.5)
     assert jacobian.magnitude().shape == ()
     assert jacobian.magnitude() >= rows_NP.norm(dim=1).sum() * (1 - tolerance) - tolerance
 

@@ -10,11 +10,12 @@ from torch.nn import functional
 from jacoscope.jacobian import (
     ConvolutionJacobian,
     DenseJacobian,
+    Factor,
     OuterJacobian,
-    RowProducts,
+    RankOneJacobian,
+    _factor,
     measure,
 )
-from jacoscope.jacobian import _convolution as convolution
 from jacoscope.jacobian._products import row_products
 
 
@@ -29,58 +30,94 @@ def test_strips_of_a_transposed_matrix() -> None:
     torch.testing.assert_close(row_products(matrix), matrix @ matrix.T, rtol=1e-12, atol=1e-12)
 
 
-def _layer(products: RowProducts | None) -> tuple[Tensor, Tensor]:
-    """The Gram matrices of a linear layer's weight and bias."""
+def _layer() -> tuple[Tensor, Tensor]:
+    """What a linear layer's gradients and inputs are."""
     generator = torch.Generator().manual_seed(0)
     inputs, grads = (torch.randn(70, width, generator=generator) for width in (80, 66))
-    bias = DenseJacobian(grads)
-    weight = OuterJacobian(grads.view(70, 1, 1, 66), inputs.view(70, 1, 1, 80), (66, 80))
-    if products is not None:
-        bias.sharing(products)
-        weight.sharing(products)
-    return bias.gram(), weight.gram()
+    return grads, inputs
 
 
-def test_a_bias_and_its_weight_share_their_gradient_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jacoscope.jacobian import _products
-
+def _counted(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
+    """The matrices whose products are made from here on."""
     made: list[torch.Size] = []
 
     def counted(matrix: Tensor) -> Tensor:
         made.append(matrix.shape)
         return row_products(matrix)
 
-    alone = _layer(None)
-    monkeypatch.setattr(_products, "row_products", counted)
-    shared = _layer(RowProducts())
+    monkeypatch.setattr(_factor, "row_products", counted)
+    return made
+
+
+def test_a_bias_and_its_weight_share_their_gradient_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    grads, inputs = _layer()
+    alone = (
+        DenseJacobian(grads).gram(),
+        OuterJacobian(grads.view(70, 1, 1, 66), inputs.view(70, 1, 1, 80), (66, 80)).gram(),
+        OuterJacobian(inputs.view(70, 1, 1, 80), grads.view(70, 1, 1, 66), (80, 66)).gram(),
+    )
+    made = _counted(monkeypatch)
+    shared = Factor(grads, is_shared=True)
+    together = (
+        DenseJacobian.of_rows(shared).gram(),
+        RankOneJacobian(shared, Factor(inputs), (66, 80)).gram(),
+        RankOneJacobian(Factor(inputs), shared, (80, 66)).gram(),
+    )
     assert made == [(70, 66)]
-    for one, other in zip(alone, shared, strict=True):
+    for one, other in zip(alone, together, strict=True):
         assert torch.equal(one, other)
 
 
-def test_what_is_shared_is_not_changed_by_those_who_get_it() -> None:
-    products = RowProducts()
-    first, _ = _layer(products)
-    first.zero_()
-    again, _ = _layer(products)
-    assert again.abs().sum() > 0
+@pytest.mark.parametrize("want", ["gram", "row_sq_norms", "column_sq_norms", "sum"])
+def test_what_is_shared_is_not_changed_by_those_who_get_it(want: str) -> None:
+    grads, inputs = _layer()
+    shared = Factor(grads, is_shared=True)
+
+    def each() -> list[Tensor]:
+        jacobians = (
+            DenseJacobian.of_rows(shared),
+            RankOneJacobian(shared, Factor(inputs), (66, 80)),
+        )
+        return [measure(jacobian, (want,))[want] for jacobian in jacobians]
+
+    first = each()
+    kept = [found.clone() for found in first]
+    for found in first:
+        found.zero_()
+    for found, before in zip(each(), kept, strict=True):
+        assert torch.equal(found, before)
 
 
-def test_a_matrix_that_has_changed_is_not_taken_for_the_same() -> None:
-    products = RowProducts()
-    matrix = torch.randn(5, 3)
-    before = products.of(matrix).clone()
-    matrix.mul_(2)
-    torch.testing.assert_close(products.of(matrix), 4 * before)
+def test_rows_that_have_changed_are_not_taken_for_the_same() -> None:
+    rows, along = torch.randn(5, 3), torch.randn(3)
+    factor = Factor(rows, is_shared=True)
+    before = factor.products_NN.clone(), factor.lengths_N.clone(), factor.along(along).clone()
+    rows.mul_(2)
+    for found, was, times in zip(
+        (factor.products_NN, factor.lengths_N, factor.along(along)), before, (4, 2, 2), strict=True
+    ):
+        torch.testing.assert_close(found, times * was)
 
 
-def test_nothing_is_held_once_it_is_forgotten() -> None:
-    products = RowProducts()
-    products.of(torch.randn(5, 3))
-    products.forget()
-    assert products._matrix is None
-    products.of(torch.randn(5, 3))
-    assert products._matrix is None
+def test_components_along_another_direction_are_worked_out_anew() -> None:
+    factor = Factor(torch.randn(5, 3))
+    one, other = torch.randn(3), torch.randn(3)
+    assert factor.along(one) is factor.along(one)
+    torch.testing.assert_close(factor.along(other), factor.rows_NP @ other)
+
+
+def test_products_are_not_kept_for_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    factor = Factor(torch.randn(5, 3))
+    made = _counted(monkeypatch)
+    assert factor.products_NN is not factor.products_NN
+    assert len(made) == 2
+
+
+def test_products_beyond_the_budget_are_made_in_blocks() -> None:
+    grads, inputs = _layer()
+    whole = RankOneJacobian(Factor(grads), Factor(inputs), (66, 80)).gram()
+    small = RankOneJacobian(Factor(grads), Factor(inputs), (66, 80), memory_budget=4096)
+    torch.testing.assert_close(small.gram(), whole, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(("groups", "transposed"), [(1, False), (2, False), (1, True), (2, True)])
@@ -100,24 +137,3 @@ def test_directions_made_of_factors(groups: int, transposed: bool, dtype: torch.
     rtol = 1e-4 if dtype == torch.float32 else 1e-11
     for found in (jacobian.probe(left, right), jacobian.probe(left, right, (channel, kernel))):
         torch.testing.assert_close(found, expected, rtol=rtol, atol=rtol * 10)
-
-
-def test_a_convolution_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs, grads = torch.randn(7, 1, 3, 6, 6), torch.randn(7, 1, 10, 6, 6)
-    wants = ("row_sq_norms", "gram", "column_sq_norms", "sum")
-
-    def measured() -> dict[str, Tensor]:
-        jacobian = ConvolutionJacobian(inputs, grads, (10, 3, 3, 3), (1, 1), (1, 1), (1, 1))
-        monkeypatch.setattr(type(jacobian), "_closed_work", lambda *_: float("inf"))
-        return measure(jacobian, wants)
-
-    whole = measured()
-    monkeypatch.setattr(convolution, "_FAR", 1)
-    monkeypatch.setattr(convolution, "_SLAB", 7 * 27 * 4)  # four lines of ten
-    monkeypatch.setattr(convolution, "_CACHED", 27 * 4 * 3)
-    taken = []
-    slabs = ConvolutionJacobian._slabs
-    monkeypatch.setattr(ConvolutionJacobian, "_slabs", lambda self: taken.append(1) or slabs(self))
-    for want, found in measured().items():
-        torch.testing.assert_close(found, whole[want], rtol=1e-4, atol=1e-4)
-    assert taken

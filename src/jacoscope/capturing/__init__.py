@@ -3,7 +3,7 @@
 from jacoscope.capturing._api import capture, capture_with, samples_of, watched_parameters
 from jacoscope.capturing._calibration import Calibrations
 from jacoscope.capturing._capture import JacobianCapture
-from jacoscope.capturing._closure import tolerance
+from jacoscope.capturing._closure import Closure, tolerance
 from jacoscope.capturing._eager import EagerForward
 from jacoscope.capturing._jacobians import Jacobians, ParameterJacobian
 from jacoscope.capturing._losses import sample_losses
@@ -14,6 +14,7 @@ from jacoscope.capturing._versions import Versions
 
 __all__ = [
     "Calibrations",
+    "Closure",
     "EagerForward",
     "JacobianCapture",
     "Jacobians",

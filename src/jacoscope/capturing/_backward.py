@@ -16,9 +16,10 @@ from jacoscope.capturing._call import call_node
 from jacoscope.capturing._coding import Grads
 from jacoscope.capturing._complex import as_real
 from jacoscope.capturing._layout import LayoutError
-from jacoscope.capturing._passes import is_extra_pass
+from jacoscope.capturing._passes import is_extra_pass, unrecorded
 from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
 from jacoscope.capturing._pull_back import PullBack
+from jacoscope.capturing._straight import Straight, Taken
 from jacoscope.capturing._streamed import StreamedJacobian, TooLargeError
 from jacoscope.capturing._terms import DenseTerm, Term, combine
 from jacoscope.capturing._views import View, apply_views
@@ -28,7 +29,6 @@ from jacoscope.jacobian import (
     Jacobian,
     OuterJacobian,
     PlacedJacobian,
-    RowProducts,
     SumJacobian,
 )
 from jacoscope.memory import is_out_of_memory
@@ -55,13 +55,6 @@ class Arrival:
     grad: Tensor
     epsilon: float
     scales: Sequence[Tensor] = ()
-
-    def magnitude(self) -> Tensor:
-        """What rounding errors of sums over rows are relative to, no dimensions."""
-        total = self.jacobian.magnitude()
-        for scale in self.scales:
-            total = total + scale
-        return total
 
 
 class BackwardCapture:
@@ -99,9 +92,9 @@ class BackwardCapture:
         self._consume = consume
         self._fail = fail
         self._terms: dict[Edge, list[tuple[Term, tuple[View, ...]]]] = {}
+        self._taken: dict[str, Taken] = {}
         # What verification has dropped is not computed again.
-        named = {name for base in plan.bases.values() for name in base.parameters}
-        self._failed = named - set(plan.leaves)
+        self._failed = set(plan.missing)
         self._done: set[str] = set()
         self._confirm = confirm
         self._early: set[str] = set()
@@ -110,9 +103,7 @@ class BackwardCapture:
         self._rehearsal = rehearsal
         self._scales: dict[Edge, list[Tensor]] = {}
         self._epsilons: dict[str, float] = {}
-        self._leaf_of = {name: place for place, name in graph.leaves.items()}
         self._pulled = PullBack(graph, memory_budget, plan.one_by_one, rehearsal=rehearsal)
-        self._products = RowProducts()
         self._roots: dict[int, list[Base]] = {}
         for base in plan.bases.values():
             if base.sweep:
@@ -123,34 +114,40 @@ class BackwardCapture:
         """Whether the loss itself has gone backward."""
         return self._has_begun
 
-    def close(self) -> None:
-        """Let go of what Jacobians share."""
-        self._products.forget()
-
-    def hooks(self) -> dict[int, Callable[[Grads], Grads | None]]:
+    def hooks(self) -> dict[int, Callable[[Grads], None]]:
         """By node, what to call before it runs; leaves are not among them."""
-        return {node: self._hook(node) for node in {0, *self._plan.uses, *self._roots}}
+        straight = self._plan.straight
+        return {
+            node: self._straight_hook(straight[node])
+            if node in straight and node not in self._roots and node
+            else self._hook(node)
+            for node in {0, *self._plan.uses, *self._roots}
+        }
 
+    @unrecorded
     def finish(self, name: str, grad: Tensor) -> None:
         """Hand on a parameter whose gradient is complete."""
         if name in self._failed or not self._has_begun:
             return
-        leaf = (self._plan.leaves[name], 0)
         try:
-            with torch.no_grad():
-                if name in self._early and self._confirm is not None:
-                    self._confirm(name, as_real(grad.detach()))
-                    self._done.add(name)
-                    return
-                grad = as_real(grad)
-                shape = tuple(grad.shape)
-                jacobian = self._jacobian(self._terms.pop(leaf, []), shape, grad)
-                epsilon = max(self._epsilons.get(name, 0.0), torch.finfo(grad.dtype).eps)
-                scales = self._scales.pop(leaf, ())
-                self._consume(name, Arrival(jacobian, grad.detach(), epsilon, scales))
-                self._done.add(name)
+            if name in self._early and self._confirm is not None:
+                self._confirm(name, as_real(grad.detach()))
+            else:
+                self._consume(name, self._arrival(name, as_real(grad).detach()))
+            self._done.add(name)
         except Exception as error:
             self._lose([name], error)
+
+    def _arrival(self, name: str, grad: Tensor) -> Arrival:
+        epsilon = torch.finfo(grad.dtype).eps
+        taken = self._taken.pop(name, None)
+        if taken is not None:
+            jacobian = taken.jacobian(name, self._memory_budget)
+            return Arrival(jacobian, grad, epsilon, taken.scales(name))
+        leaf = (self._plan.leaves[name], 0)
+        jacobian = self._jacobian(self._terms.pop(leaf, []), tuple(grad.shape), grad)
+        epsilon = max(self._epsilons.get(name, 0.0), epsilon)
+        return Arrival(jacobian, grad, epsilon, self._scales.pop(leaf, ()))
 
     def _hook(self, node: int) -> Callable[[Grads], None]:
         def hook(grads: Grads) -> None:
@@ -158,20 +155,46 @@ class BackwardCapture:
                 return
             if not node:
                 self._begin()
-            if not self._has_begun:
-                return  # another loss's backward through nodes that they share
-            with torch.no_grad():
-                for base in self._roots.get(node, ()):
-                    self._pull_back(base)
-                shared: dict[Any, Any] = {}
-                for use in self._plan.uses.get(node, ()):
-                    self._take(use, grads, shared)
+            if self._has_begun:  # or else it is another loss's, through nodes that they share
+                self._take_all(node, grads)
 
         return hook
+
+    def _straight_hook(self, layer: Straight) -> Callable[[Grads], None]:
+        node = self._graph.nodes[layer.node]
+
+        def hook(grads: Grads) -> None:
+            grad = grads[0]
+            if not self._has_begun or grad is None or (is_extra_pass() and not self._rehearsal):
+                return
+            try:
+                taken = layer.taken(node, grad)
+            except Exception as error:
+                self._lose(layer.names, error)
+                return
+            if taken is None:
+                self._take_all(layer.node, grads)
+                return
+            for name in layer.names:
+                self._taken[name] = taken
+
+        return hook
+
+    @unrecorded
+    def _take_all(self, node: int, grads: Grads) -> None:
+        for base in self._roots.get(node, ()):
+            self._pull_back(base)
+        shared: dict[Any, Any] = {}
+        for use in self._plan.uses.get(node, ()):
+            self._take(use, grads, shared)
 
     def _begin(self) -> None:
         """The loss itself goes backward; what other passes may have left does not count."""
         self._has_begun = True
+        self._forget()
+
+    def _forget(self) -> None:
+        self._taken.clear()
         self._terms.clear()
         self._scales.clear()
 
@@ -272,6 +295,8 @@ class BackwardCapture:
             jacobian = self._jacobian(terms, base.shape, None)
             kept = []
             for name in base.parameters:
+                if name in self._failed:
+                    continue
                 shape = self._pulled.shape(name)
                 needed = jacobian.samples * _numel(shape) * jacobian.dtype.itemsize
                 if needed <= self._memory_budget:
@@ -284,7 +309,7 @@ class BackwardCapture:
             every = torch.arange(jacobian.samples, device=jacobian.device)
             rows = self._pulled.rows(base, jacobian, kept, every) if kept else []
             for name, term in zip(kept, rows, strict=True):
-                edge = (self._leaf_of[name], 0)
+                edge = (self._plan.leaves[name], 0)
                 self._terms.setdefault(edge, []).append((DenseTerm(term), ()))
         except Exception as error:
             self._lose(base.parameters, error)
@@ -336,7 +361,6 @@ class BackwardCapture:
         parts: list[Jacobian] = []
         for views, group in groups.items():
             for part in combine(group, samples, budget):
-                part.sharing(self._products)
                 parts.append(_placed(part, views, shape) if views else part)
         if not parts:
             assert grad is not None
@@ -355,8 +379,7 @@ class BackwardCapture:
                 self._failed.add(name)
                 self._fail(name, error)
         if is_out_of_memory(error) and not isinstance(error, StarvedError):
-            self._terms.clear()
-            self._scales.clear()
+            self._forget()
             others = [name for name in self._plan.leaves if name not in self._done]
             self._lose(others, StarvedError(f"given up with {names[0]}"))
 

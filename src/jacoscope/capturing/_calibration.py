@@ -154,7 +154,7 @@ class _Verification:
             return Calibration(plan)
         self._rehearse()
         samples = _spread(plan.samples, count)
-        worst = {name: float(check.error()) for name, check in self._checks.items()}
+        worst = {name: check.error() for name, check in self._checks.items()}
         for sample in samples:
             expected = self._masked(sample)
             for name, check in self._checks.items():

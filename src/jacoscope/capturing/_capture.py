@@ -164,8 +164,6 @@ class JacobianCapture(Generic[Value]):
         """Remove all hooks and let go of the graph; safe at any time."""
         while self._handles:
             self._handles.pop().remove()
-        if self._capture is not None:
-            self._capture.close()
         self._capture = None
         self._graph = None
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch.autograd.graph import Node
 
@@ -23,22 +22,22 @@ def checkpointed(nodes: Sequence[Node]) -> tuple[int, ...]:
     Args:
         nodes: Nodes of a graph.
     """
-    return tuple(place for place, node in enumerate(nodes) if any(map(_is_held, _saved(node))))
+    return tuple([place for place, node in enumerate(nodes) if _is_checkpointed(node)])
 
 
-def _saved(node: Node) -> Iterator[Any]:
+def _is_checkpointed(node: Node) -> bool:
     for name in _names(type(node)):
         raw = getattr(node, name)
-        yield from raw if isinstance(raw, tuple) else (raw,)
+        for saved in raw if isinstance(raw, tuple) else (raw,):
+            try:
+                kept = saved.data
+            except (AttributeError, RuntimeError):  # no tensor, or let go of
+                continue
+            if kept is not None:  # what holds one of a node's tensors holds the others
+                return type(kept).__module__ == _HOLDER
+    return False
 
 
 @functools.lru_cache(maxsize=1024)
 def _names(kind: type) -> tuple[str, ...]:
     return tuple(name for name in dir(kind) if name.startswith("_raw_saved_"))
-
-
-def _is_held(saved: Any) -> bool:
-    try:
-        return type(saved.data).__module__ == _HOLDER
-    except (AttributeError, RuntimeError):  # no tensor, or let go of
-        return False

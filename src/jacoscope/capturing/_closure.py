@@ -8,8 +8,10 @@ gradient, not another product.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +19,16 @@ from torch import Tensor
 from jacoscope.capturing._backward import Arrival
 from jacoscope.capturing._complex import as_real
 
-__all__ = ["Check", "Closure", "Direction", "Directions", "closure_errors", "closures", "tolerance"]
+__all__ = [
+    "Check",
+    "Closure",
+    "Direction",
+    "Directions",
+    "Sum",
+    "closure_errors",
+    "closures",
+    "tolerance",
+]
 
 _SLACK = 16.0
 
@@ -28,13 +39,13 @@ class Direction:
 
     Args:
         left: Along its first dimension, shape (p,).
-        right: Along all others, shape (q,).
+        right: Along all others, shape (q,); ``None`` if there are no others.
         factors: Along its second dimension and all others, of which ``right`` is the Kronecker
             product, where it has more than two.
     """
 
     left: Tensor
-    right: Tensor
+    right: Tensor | None
     factors: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -46,21 +57,30 @@ class Direction:
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(rows + columns, generator=generator, dtype=torch.float64)
         drawn = drawn.to(parameter.device, dtype)
-        return cls(drawn[:rows], drawn[rows:])
+        return cls(drawn[:rows], drawn[rows:] if parameter.dim() > 1 else None)
 
     def along(self, grad: Tensor) -> Tensor:
         """The component of a gradient of the parameter's shape, without dimensions."""
         grad = as_real(grad)
         if grad.is_sparse:
             grad = grad.coalesce()
-            values = grad.values().to(self.right.dtype).flatten(1) @ self.right
-            return values @ self.left[grad.indices()[0]]
-        matrix = grad.to(self.left.dtype).reshape(len(self.left), len(self.right))
-        return self.left @ (matrix @ self.right)
+            values = grad.values().to(self.left.dtype).flatten(1)
+            summed = values.sum(1) if self.right is None else values @ self.right
+            return summed @ self.left[grad.indices()[0]]
+        grad = grad.to(self.left.dtype)
+        if self.right is None:
+            return self.left @ grad.reshape(-1)
+        if grad.dim() > 2:
+            grad = grad.reshape(len(self.left), -1)
+        return self.left @ (grad @ self.right)
 
 
 class Directions:
     """One direction for each parameter, all drawn in one go when the first is asked for.
+
+    Parameters of one length have a vector in common: what is worked out along it for a layer's
+    weight serves its bias. First and other dimensions have vectors of their own, or a square matrix
+    would have the component that its transpose has.
 
     Args:
         parameters: The parameters by name.
@@ -70,41 +90,45 @@ class Directions:
     def __init__(self, parameters: Mapping[str, Tensor], seed: int) -> None:
         self._parameters = parameters
         self._seed = seed
-        self._drawn: dict[str, Direction] | None = None
+        self._drawn: dict[str, Direction] = {}
 
     def __getitem__(self, name: str) -> Direction:
-        if self._drawn is None:
-            self._drawn = self._draw()
+        if not self._drawn:
+            self._draw()
         return self._drawn[name]
 
-    def _draw(self) -> dict[str, Direction]:
+    def _draw(self) -> None:
         groups: dict[tuple[torch.device, bool], dict[str, tuple[int, ...]]] = {}
         for name, parameter in self._parameters.items():
             parameter = as_real(parameter)
             alike = groups.setdefault((parameter.device, parameter.dtype is torch.float64), {})
             alike[name] = _lengths(parameter.shape)
         generator = torch.Generator().manual_seed(self._seed)
-        found: dict[str, Direction] = {}
-        for (device, is_double), sizes in groups.items():
+        for (device, is_double), lengths in groups.items():
             dtype = torch.float64 if is_double else torch.float32
-            count = sum(map(sum, sizes.values()))
-            drawn = torch.randn(count, generator=generator, dtype=dtype).to(device)
-            lengths = [size for each in sizes.values() for size in each]
-            pieces = iter(torch.split(drawn, lengths))
-            for name, each in sizes.items():
-                left, right = next(pieces), next(pieces)
-                factors = (right, next(pieces)) if len(each) == 3 else None
-                if factors is not None:
-                    right = torch.outer(*factors).flatten()
-                found[name] = Direction(left, right, factors)
-        return found
+            needed = dict.fromkeys(key for each in lengths.values() for key in enumerate(each))
+            sizes = [size for _, size in needed]
+            drawn = torch.randn(sum(sizes), generator=generator, dtype=dtype).to(device)
+            vectors = dict(zip(needed, torch.split(drawn, sizes), strict=True))
+            made: dict[tuple[int, ...], Direction] = {}
+            for name, each in lengths.items():
+                if each not in made:
+                    made[each] = _direction([vectors[key] for key in enumerate(each)])
+                self._drawn[name] = made[each]
+
+
+def _direction(vectors: Sequence[Tensor]) -> Direction:
+    if len(vectors) < 3:
+        return Direction(vectors[0], vectors[1] if len(vectors) == 2 else None)
+    left, *factors = vectors
+    return Direction(left, torch.outer(*factors).flatten(), (factors[0], factors[1]))
 
 
 def _lengths(shape: torch.Size) -> tuple[int, ...]:
     """Lengths of the vectors that make up a direction for a parameter."""
-    if len(shape) < 2:
-        return shape.numel() if shape else 1, 1
-    return shape[:2] if len(shape) == 2 else (*shape[:2], shape[2:].numel())
+    if len(shape) < 3:
+        return tuple(shape) or (1,)
+    return (*shape[:2], shape[2:].numel())
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +138,7 @@ class Check:
     Args:
         samples: Each sample's component, shape (N,).
         total: The gradient's component.
-        magnitude: What rounding errors are relative to.
+        magnitude: What rounding errors are relative to: a number, or shape (N,) to be added up.
         epsilon: Rounding unit of the precision that the layer was computed in.
         added: The component of what was added to ``.grad``, where that is compared as well.
     """
@@ -128,16 +152,16 @@ class Check:
     @classmethod
     def of(cls, arrival: Arrival, direction: Direction) -> Check:
         """Look at a Jacobian and the gradient that it should add up to."""
-        return cls(
-            arrival.jacobian.probe(direction.left, direction.right, direction.factors),
-            direction.along(arrival.grad),
-            arrival.magnitude(),
-            arrival.epsilon,
+        samples, magnitude = arrival.jacobian.checked(
+            direction.left, direction.right, direction.factors
         )
+        for scale in arrival.scales:
+            magnitude = magnitude.sum() + scale
+        return cls(samples, direction.along(arrival.grad), magnitude, arrival.epsilon)
 
-    def error(self) -> Tensor:
-        """|Σᵢ cᵢ − ∂L/∂θ| relative to Σᵢ |cᵢ|, or to what rounding explains; no dimensions."""
-        return Closure.of({"": self}).errors_L[0]
+    def error(self) -> float:
+        """|Σᵢ cᵢ − ∂L/∂θ| relative to Σᵢ |cᵢ|, or to what rounding explains."""
+        return Closure.of({"": self}).read()[0].error
 
     def against(self, grad: Tensor, direction: Direction) -> Check:
         """The same, compared with a gradient that has arrived since."""
@@ -145,58 +169,95 @@ class Check:
 
     def also(self, added: Tensor, before: Tensor) -> Check:
         """The same, compared with what was added to a ``.grad`` that was ``before`` as well."""
-        return replace(self, added=added, magnitude=self.magnitude + before.abs())
+        return replace(self, added=added, magnitude=self.magnitude.sum() + before.abs())
 
     def error_of(self, sample: int, expected: Tensor) -> Tensor:
         """One sample's error relative to the largest, or to what rounding explains."""
         difference = (self.samples[sample] - expected).abs()
         scale = torch.maximum(self.samples.abs().max(), expected.abs())
-        return _relative(difference, torch.maximum(scale, _explained(self.magnitude, self.epsilon)))
+        return _relative(
+            difference, torch.maximum(scale, self.magnitude.sum() * _room(self.epsilon))
+        )
 
-    @property
-    def kind(self) -> Hashable:
-        """What checks have in common that can be looked at together."""
-        tensors = (self.samples, self.total, self.magnitude, self.added)
-        dtypes = tuple(None if tensor is None else tensor.dtype for tensor in tensors)
-        return self.samples.device, self.samples.shape, dtypes, self.epsilon
+
+class Sum(NamedTuple):
+    """How the rows of one parameter add up.
+
+    Args:
+        error: |Σᵢ cᵢ − ∂L/∂θ| relative to the size.
+        total: The gradient's component.
+        size: Σᵢ |cᵢ|, or what rounding explains.
+    """
+
+    error: float
+    total: float
+    size: float
 
 
 @dataclass(frozen=True, eq=False)
 class Closure:
-    """How rows of some parameters add up, on the device.
+    """How rows of some parameters add up: what the device tells of it, read on the host.
 
     Args:
         names: The parameters.
-        errors_L: |Σᵢ cᵢ − ∂L/∂θ| relative to the sizes, shape (L,).
-        totals_L: The gradients' components, shape (L,).
-        sizes_L: Σᵢ |cᵢ|, or what rounding explains, shape (L,).
+        epsilon: Rounding unit of the precision that they were computed in.
+        told: Σᵢ cᵢ, Σᵢ |cᵢ|, what rounding errors are relative to, the gradient's component, and
+            the component of what was added to ``.grad`` where that is compared: shape (4 or 5, L).
     """
 
     names: tuple[str, ...]
-    errors_L: Tensor
-    totals_L: Tensor
-    sizes_L: Tensor
+    epsilon: float
+    told: Tensor
 
     @classmethod
     def of(cls, checks: Mapping[str, Check]) -> Closure:
-        """Look at checks of one kind."""
+        """Look at checks of one kind, without waiting for the device."""
         each = list(checks.values())
-        samples_LN = torch.stack([check.samples for check in each])
-        totals_L = torch.stack([check.total for check in each])
-        sums_L = samples_LN.sum(1)
-        difference_L = (sums_L - totals_L).abs_()
-        added = [check.added for check in each if check.added is not None]
-        if added:
-            difference_L = torch.maximum(difference_L, (sums_L - torch.stack(added)).abs_())
-        sizes_L = torch.maximum(samples_LN.abs_().sum(1), totals_L.abs())
-        magnitudes_L = torch.stack([check.magnitude for check in each])
-        sizes_L = torch.maximum(sizes_L, _explained(magnitudes_L, each[0].epsilon))
-        return cls(tuple(checks), _relative(difference_L, sizes_L), totals_L, sizes_L)
+        count = len(each)
+        vectors = [check.samples for check in each]
+        scalars = [check.magnitude for check in each]
+        if scalars[0].dim():
+            vectors, scalars = vectors + scalars, []
+        scalars += [check.total for check in each]
+        scalars += [check.added for check in each if check.added is not None]
+        vectors_LN = torch.stack(vectors)
+        sums_L = vectors_LN[:count].sum(1)
+        told = torch.cat((sums_L, vectors_LN.abs_().sum(1), torch.stack(scalars)))
+        return cls(tuple(checks), each[0].epsilon, told.view(-1, count))
+
+    def read(self, told: Sequence[Sequence[float]] | None = None) -> list[Sum]:
+        """How each adds up.
+
+        Args:
+            told: What the device told, on the host; it is waited for if it is not given.
+        """
+        room = _room(self.epsilon)
+        rows = self.told.tolist() if told is None else told
+        return [_sum(room, *each) for each in zip(*rows, strict=True)]
 
 
-def _explained(magnitude: Tensor, epsilon: float) -> Tensor:
+def _sum(
+    room: float,
+    summed: float,
+    size: float,
+    magnitude: float,
+    total: float,
+    added: float | None = None,
+) -> Sum:
+    difference = abs(summed - total)
+    if added is not None:
+        difference = max(difference, abs(summed - added))
+    size = max(size, abs(total), room * magnitude)
+    if not math.isfinite(size + difference + magnitude + (added or 0.0)):
+        return Sum(math.nan, total, size)
+    if difference == 0:
+        return Sum(0.0, total, size)
+    return Sum(difference / size if size else math.inf, total, size)
+
+
+def _room(epsilon: float) -> float:
     """What rounding explains stays within the tolerance, however small the sums are."""
-    return magnitude * (_SLACK * epsilon / tolerance(epsilon))
+    return _SLACK * epsilon / tolerance(epsilon)
 
 
 def _relative(difference: Tensor, size: Tensor) -> Tensor:
@@ -214,7 +275,8 @@ def closures(checks: Mapping[str, Check]) -> list[Closure]:
     """How all of them add up, without waiting for the device."""
     kinds: dict[Hashable, dict[str, Check]] = {}
     for name, check in checks.items():
-        kinds.setdefault(check.kind, {})[name] = check
+        kind = (check.epsilon, check.magnitude.dim(), check.added is None, check.samples.device)
+        kinds.setdefault(kind, {})[name] = check
     return [Closure.of(alike) for alike in kinds.values()]
 
 
@@ -222,5 +284,6 @@ def closure_errors(checks: Mapping[str, Check]) -> dict[str, float]:
     """Relative closure error by parameter; one transfer for checks of a kind."""
     found: dict[str, float] = {}
     for closure in closures(checks):
-        found.update(zip(closure.names, closure.errors_L.tolist(), strict=True))
+        for name, each in zip(closure.names, closure.read(), strict=True):
+            found[name] = each.error
     return {name: found[name] for name in checks}

@@ -6,12 +6,19 @@ known to all of them.
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
-__all__ = ["extra_pass", "is_extra_pass"]
+import torch
+
+__all__ = ["extra_pass", "is_extra_pass", "unrecorded"]
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 # Fabric refuses every backward but its own under mixed precision; it does so by this flag.
 _FABRIC = ("lightning.fabric.wrappers", "lightning_fabric.wrappers")
@@ -43,3 +50,16 @@ def extra_pass() -> Iterator[None]:
 def is_extra_pass() -> bool:
     """Whether a backward may be another than the training's own."""
     return _running > 0
+
+
+def unrecorded(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """Let a function run without recording a graph, as it may within a backward that makes one."""
+
+    @functools.wraps(function)
+    def wrapper(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:
+        if not torch.is_grad_enabled():
+            return function(*args, **kwargs)  # entering a context takes as long as a small sum
+        with torch.no_grad():
+            return function(*args, **kwargs)
+
+    return wrapper

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from jacoscope.capturing._layout import Layout
 from jacoscope.capturing._pins import Pins
+from jacoscope.capturing._straight import Straight
 from jacoscope.capturing._views import View
 from jacoscope.capturing._walk import Edge, Shape
 
@@ -74,6 +75,7 @@ class CapturePlan:
         frontier: By node, the layouts at the frontier.
         pins: Indices that it depends on.
         is_stable: Whether it holds for all graphs of this structure.
+        straight: By node, linear layers whose rows are the samples; they are among the uses too.
         one_by_one: Nodes and inputs whose derivative cannot be run for several samples at once;
             found in the rehearsal.
     """
@@ -91,4 +93,5 @@ class CapturePlan:
     frontier: Mapping[int, tuple[Layout | None, ...]] = field(default_factory=dict)
     pins: Pins = Pins({})
     is_stable: bool = True
+    straight: Mapping[int, Straight] = field(default_factory=dict)
     one_by_one: set[tuple[int, int]] = field(default_factory=set)

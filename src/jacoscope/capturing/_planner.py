@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from jacoscope.capturing._frontier import Frontier
 from jacoscope.capturing._layout import Constant, Layout, Regular
 from jacoscope.capturing._pins import Pins, moved_by_index
 from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
+from jacoscope.capturing._straight import straight_layers
 from jacoscope.capturing._views import VIEWS
 from jacoscope.capturing._walk import Edge, Graph, Shape, operation_of
 from jacoscope.capturing.rules import RULES, rule_name
@@ -156,7 +157,7 @@ class Planner:
             and not self._permutes(readings, free),
         )
         return (
-            plan,
+            replace(plan, straight=straight_layers(plan, self.graph)),
             self._doubts(readings),
             sum(map(self._has_entry, mixed))
             + sum(

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
@@ -119,17 +119,22 @@ def walk(loss: Tensor, parameters: Mapping[str, Tensor]) -> Graph:
     order, edges = _topological(root)
     index = {node: place for place, node in enumerate(order)}
     names_of = {id(parameter): name for name, parameter in parameters.items()}
-    names = tuple(node.name() for node in order)
-    leaves = {
-        place: names_of[id(node.variable)]  # type: ignore[attr-defined]
-        for place, node in enumerate(order)
-        if names[place] == _LEAF and id(node.variable) in names_of  # type: ignore[attr-defined]
-    }
+    names = tuple([node.name() for node in order])
+    leaves: dict[int, str] = {}
+    for place, name in enumerate(names):
+        if name == _LEAF:
+            parameter = names_of.get(id(order[place].variable))  # type: ignore[attr-defined]
+            if parameter is not None:
+                leaves[place] = parameter
+    # Lists, since generators take twice as long, and a graph has thousands of nodes.
     inputs = tuple(
-        tuple(None if node is None else (index[node], nr) for node, nr in edges[each])
-        for each in order
+        [
+            tuple([None if node is None else (index[node], nr) for node, nr in edges[each]])
+            for each in order
+        ]
     )
-    return Graph(tuple(order), names, inputs, tuple(_shapes(node) for node in order), leaves)
+    shapes = tuple([_shapes(node) for node in order])
+    return Graph(tuple(order), names, inputs, shapes, leaves)
 
 
 def _topological(root: Node) -> tuple[list[Node], dict[Node, tuple[tuple[Node | None, int], ...]]]:
@@ -172,17 +177,21 @@ def past_sinks(node: Node | None, output: int) -> tuple[Node | None, int]:
 
 
 def _edges_of(node: Node) -> tuple[tuple[Node | None, int], ...]:
-    return tuple(past_sinks(child, output) for child, output in node.next_functions)
+    edges = node.next_functions
+    for child, _ in edges:
+        if child is not None and child.name() == _SINK:
+            return tuple(past_sinks(child, output) for child, output in edges)
+    return edges
 
 
 def _shapes(node: Node) -> tuple[Shape | None, ...]:
     metadata = getattr(node, "_input_metadata", ())
-    return tuple(None if each is None else _shape(each.shape) for each in metadata)
+    return tuple([None if each is None else _shape(each) for each in metadata])
 
 
-def _shape(shape: torch.Size) -> Shape | None:
+def _shape(metadata: Any) -> Shape | None:
     try:
-        return tuple(int(size) for size in shape)
+        return tuple(map(int, metadata.shape))
     except (TypeError, RuntimeError, AttributeError):  # a nested tensor has no sizes
         return None
 

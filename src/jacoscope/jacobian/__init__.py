@@ -2,11 +2,12 @@
 
 from jacoscope.jacobian._convolution import ConvolutionJacobian
 from jacoscope.jacobian._dense import DenseJacobian
+from jacoscope.jacobian._factor import Factor
 from jacoscope.jacobian._jacobian import DEFAULT_MEMORY_BUDGET, Jacobian
 from jacoscope.jacobian._measure import WANTS, measure
 from jacoscope.jacobian._outer import OuterJacobian
 from jacoscope.jacobian._placed import PlacedJacobian
-from jacoscope.jacobian._products import RowProducts
+from jacoscope.jacobian._rank_one import RankOneJacobian
 from jacoscope.jacobian._scatter import ScatterJacobian
 from jacoscope.jacobian._sum import SumJacobian
 
@@ -15,10 +16,11 @@ __all__ = [
     "WANTS",
     "ConvolutionJacobian",
     "DenseJacobian",
+    "Factor",
     "Jacobian",
     "OuterJacobian",
     "PlacedJacobian",
-    "RowProducts",
+    "RankOneJacobian",
     "ScatterJacobian",
     "SumJacobian",
     "measure",

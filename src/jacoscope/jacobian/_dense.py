@@ -6,12 +6,14 @@ Shape suffixes: N samples, P scalars of the parameter.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
 from jacoscope.jacobian._arithmetic import compute_dtype
+from jacoscope.jacobian._factor import Factor
 from jacoscope.jacobian._indices import Index
 from jacoscope.jacobian._jacobian import DEFAULT_MEMORY_BUDGET, Jacobian
 
@@ -40,6 +42,18 @@ class DenseJacobian(Jacobian):
         self._given = rows.detach()
 
     @classmethod
+    def of_rows(cls, rows: Factor, *, memory_budget: int = DEFAULT_MEMORY_BUDGET) -> DenseJacobian:
+        """The Jacobian of a vector, whose rows others may have too.
+
+        Args:
+            rows: Rows of shape (N, P).
+            memory_budget: Bytes that temporaries may take.
+        """
+        made = cls(rows.rows_NP, memory_budget=memory_budget)
+        made._factor = rows
+        return made
+
+    @classmethod
     @torch.no_grad()
     def add(cls, parts: Sequence[DenseJacobian]) -> DenseJacobian:
         """The sum of several.
@@ -56,20 +70,37 @@ class DenseJacobian(Jacobian):
             total += part._given
         return cls(total, memory_budget=first.memory_budget)
 
+    def select(self, index: Tensor) -> DenseJacobian:
+        """The Jacobian of some samples alone."""
+        return DenseJacobian(self._given[index], memory_budget=self.memory_budget)
+
     def _rows(self, index: Index) -> Tensor:
         return self._given[index].to(self.dtype)
 
-    def _from_rows(self, wants: Sequence[str]) -> dict[str, Tensor]:
-        if "gram" not in wants or self._given.dtype != self.dtype:
-            return super()._from_rows(wants)
-        others = tuple(want for want in wants if want != "gram")
-        found = super()._from_rows(others) if others else {}
-        return found | {"gram": self.products.of(self._given.reshape(self.shape)).clone()}
+    def _evaluate(self, wants: Sequence[str]) -> dict[str, Tensor]:
+        if self._factor is None:
+            return super()._evaluate(wants)
+        found: dict[str, Tensor] = {}
+        if "row_sq_norms" in wants:
+            found["row_sq_norms"] = self._factor.lengths_N.square()
+        if "gram" in wants:
+            products_NN = self._factor.products_NN
+            found["gram"] = products_NN.clone() if self._factor.is_shared else products_NN
+        others = tuple(want for want in wants if want not in found)
+        return {**found, **super()._evaluate(others)} if others else found
 
-    def _probe(self, left: Tensor, right: Tensor) -> Tensor:
-        if len(self.parameter_shape) != 1:
-            return super()._probe(left, right)
-        return (self._given.to(self.dtype) @ left).mul_(right)
+    def _probe_vector(self, left: Tensor) -> Tensor:
+        return super()._probe_vector(left) if self._factor is None else self._factor.along(left)
+
+    def _magnitude(self) -> Tensor:
+        return super()._magnitude() if self._factor is None else self._factor.lengths_N
+
+    @cached_property
+    def _factor(self) -> Factor | None:
+        """The rows as a matrix, if nothing has to be cast."""
+        if self._given.dtype != self.dtype:
+            return None
+        return Factor(self._given.reshape(self.shape))
 
     @property
     def _sizes(self) -> Hashable:

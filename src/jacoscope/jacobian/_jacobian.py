@@ -14,7 +14,6 @@ from torch import Tensor
 
 from jacoscope.jacobian._arithmetic import computed
 from jacoscope.jacobian._indices import Index, as_index
-from jacoscope.jacobian._products import RowProducts
 from jacoscope.jacobian._rowwise import measure_rows
 from jacoscope.jacobian._work import PASS
 
@@ -22,7 +21,6 @@ __all__ = ["DEFAULT_MEMORY_BUDGET", "Jacobian"]
 
 DEFAULT_MEMORY_BUDGET = 256 * 2**20
 
-_UNSHARED = RowProducts(remembers=False)
 _WAYS: dict[Hashable, tuple[float, tuple[str, ...]]] = {}
 _MOST_WAYS = 4096
 
@@ -64,12 +62,6 @@ class Jacobian(ABC):
         self.device = device
         self.memory_budget = memory_budget
         self._sq_norms_N: Tensor | None = None
-        self.products = _UNSHARED
-
-    def sharing(self, products: RowProducts) -> Jacobian:
-        """The same, with products of rows that other Jacobians may have made already."""
-        self.products = products
-        return self
 
     def __repr__(self) -> str:
         return (
@@ -98,6 +90,16 @@ class Jacobian(ABC):
             IndexError: If there is no such sample.
         """
         return self._rows(as_index(indices, self.samples, self.device))
+
+    def select(self, index: Tensor) -> Jacobian:
+        """The Jacobian of some samples alone, with copies of what their rows are made of.
+
+        Args:
+            index: Which samples, all of which there are, shape (K,), on the Jacobian's device.
+        """
+        from jacoscope.jacobian._selected import SelectedJacobian
+
+        return SelectedJacobian(self, index)
 
     @computed
     def row_sq_norms(self) -> Tensor:
@@ -177,7 +179,10 @@ class Jacobian(ABC):
 
     @computed
     def probe(
-        self, left: Tensor, right: Tensor, factors: tuple[Tensor, Tensor] | None = None
+        self,
+        left: Tensor,
+        right: Tensor | None = None,
+        factors: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Each contribution's inner product with a direction of rank one (Freivalds' check).
 
@@ -185,7 +190,7 @@ class Jacobian(ABC):
 
         Args:
             left: Shape (p,), the length of the parameter's first dimension.
-            right: Shape (q,), the product of the lengths of the others.
+            right: Shape (q,), the product of the lengths of the others; ``None`` for ones.
             factors: Two vectors of which ``right`` is the Kronecker product, the first as long as
                 the parameter's second dimension: for convolutions that is a lot less work.
 
@@ -197,16 +202,14 @@ class Jacobian(ABC):
         """
         p = self.parameter_shape[0] if self.parameter_shape else 1
         q = math.prod(self.parameter_shape[1:])
-        if left.shape != (p,) or right.shape != (q,):
+        if right is None and q > 1:
+            right = left.new_ones(q)
+        if left.shape != (p,) or (right is not None and right.shape != (q,)):
             raise ValueError(
-                f"probe() takes vectors of shapes ({p},) and ({q},), "
-                f"got {tuple(left.shape)} and {tuple(right.shape)}"
+                f"probe() takes vectors of shapes ({p},) and ({q},), got {tuple(left.shape)} and "
+                f"{None if right is None else tuple(right.shape)}"
             )
-        left = left.detach().to(self.device, self.dtype)
-        if factors is not None:
-            pair = tuple(factor.detach().to(self.device, self.dtype) for factor in factors)
-            return self._probe_by_factors(left, right, (pair[0], pair[1]))
-        return self._probe(left, right.detach().to(self.device, self.dtype))
+        return self._along(left.detach(), None if right is None else right.detach(), factors)
 
     @computed
     def magnitude(self) -> Tensor:
@@ -214,7 +217,32 @@ class Jacobian(ABC):
 
         Rounding errors of the sum, and of the rows, are relative to it.
         """
-        return self._magnitude()
+        return self._magnitude().sum()
+
+    @computed
+    def checked(
+        self, left: Tensor, right: Tensor | None, factors: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`probe` along vectors that are known to fit, and what :meth:`magnitude` adds up.
+
+        The latter is a scalar, or by sample, shape (N,), as it is there; nobody may change it.
+        """
+        return self._along(left, right, factors), self._magnitude()
+
+    def _along(
+        self, left: Tensor, right: Tensor | None, factors: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        if right is None:
+            return self._probe_vector(self._in_type(left))
+        if factors is not None:
+            pair = self._in_type(factors[0]), self._in_type(factors[1])
+            return self._probe_by_factors(self._in_type(left), right, pair)
+        return self._probe(self._in_type(left), self._in_type(right))
+
+    def _in_type(self, vector: Tensor) -> Tensor:
+        if vector.dtype is self.dtype and vector.device == self.device:
+            return vector
+        return vector.to(self.device, self.dtype)
 
     def _evaluate(self, wants: Sequence[str]) -> dict[str, Tensor]:
         """What is wanted, by closed ways or from rows that are made once, as is less work."""
@@ -228,10 +256,10 @@ class Jacobian(ABC):
         closed = tuple(want for want in wants if want not in from_rows)
         found = self._closed(closed) if closed else {}
         if from_rows:
-            found = found | self._from_rows(from_rows)
+            found = {**found, **self._from_rows(from_rows)}
         if "row_sq_norms" in found:
             self._sq_norms_N = found["row_sq_norms"].clone()
-        return found | known
+        return found | known if known else found
 
     def _ways(self, wants: Sequence[str]) -> tuple[float, tuple[str, ...]]:
         """:meth:`_plan`, remembered where sizes alone decide it."""
@@ -306,6 +334,9 @@ class Jacobian(ABC):
             sum_P.addmv_(rows_KP.T, u_N[chunk])
         return sum_P.view(self.parameter_shape)
 
+    def _probe_vector(self, left: Tensor) -> Tensor:
+        return self._matvec(left.view(self.parameter_shape))
+
     def _probe(self, left: Tensor, right: Tensor) -> Tensor:
         return self._matvec(torch.outer(left, right).view(self.parameter_shape))
 
@@ -315,7 +346,7 @@ class Jacobian(ABC):
         return self._probe(left, right.detach().to(self.device, self.dtype))
 
     def _magnitude(self) -> Tensor:
-        return self.row_sq_norms().sqrt_().sum()
+        return self.row_sq_norms().sqrt_()
 
     @property
     def _row_bytes(self) -> int:

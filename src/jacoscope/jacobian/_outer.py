@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from jacoscope.jacobian._arithmetic import compute_dtype, lengths
+from jacoscope.jacobian._factor import Factor
 from jacoscope.jacobian._indices import Index
 from jacoscope.jacobian._jacobian import DEFAULT_MEMORY_BUDGET, Jacobian
 from jacoscope.jacobian._outer_products import (
@@ -71,11 +72,36 @@ class OuterJacobian(Jacobian):
         )
         self.left = left.detach()
         self.right = right.detach()
+        self._flat: tuple[Factor, Factor] | None = None
         if left.shape[1] * left.shape[3] * right.shape[3] != self.shape[1]:
             raise ValueError(
                 f"a parameter of shape {tuple(self.parameter_shape)} does not have G·p·q = "
                 f"{left.shape[1]}·{left.shape[3]}·{right.shape[3]} scalars"
             )
+
+    @classmethod
+    def of_rows(
+        cls,
+        left: Factor,
+        right: Factor,
+        samples: int,
+        parameter_shape: Sequence[int],
+        *,
+        memory_budget: int = DEFAULT_MEMORY_BUDGET,
+    ) -> OuterJacobian:
+        """One group, from rows that others may have too.
+
+        Args:
+            left: Shape (N·T, p), in a type that is computed in.
+            right: Shape (N·T, q), in the same type.
+            samples: N.
+            parameter_shape: A shape of p·q scalars, of which (p, q) is a contiguous reshape.
+            memory_budget: Bytes that temporaries may take.
+        """
+        sides = [rows.rows_NP.view(samples, 1, -1, rows.rows_NP.shape[1]) for rows in (left, right)]
+        made = cls(sides[0], sides[1], parameter_shape, memory_budget=memory_budget)
+        made._flat = left, right
+        return made
 
     @classmethod
     def concatenate(cls, parts: Sequence[OuterJacobian]) -> OuterJacobian:
@@ -103,6 +129,11 @@ class OuterJacobian(Jacobian):
     def terms(self) -> int:
         """T."""
         return self.left.shape[2]
+
+    def select(self, index: Tensor) -> OuterJacobian:
+        """The Jacobian of some samples alone."""
+        left, right = self.left[index], self.right[index]
+        return OuterJacobian(left, right, self.parameter_shape, memory_budget=self.memory_budget)
 
     def factors(self, index: Index) -> tuple[Tensor, Tensor]:
         """Left and right of some samples, in the type that is computed in."""
@@ -187,6 +218,9 @@ class OuterJacobian(Jacobian):
         groups, p, _ = self.form
         if left.shape[0] != groups * p:
             return super()._probe(left, right)
+        if self._flat is not None:
+            products = self._flat[0].along(left) * self._flat[1].along(right)
+            return products.view(self.samples, -1).sum(1)
         results: list[Tensor] = []
         for chunk in self._chunks(self._cast_bytes):
             left_KGTp, right_KGTq = self.factors(chunk)
@@ -205,6 +239,9 @@ class OuterJacobian(Jacobian):
     @cached_property
     def _term_norms_NGT(self) -> Tensor:
         """The norm of each outer product."""
+        if self._flat is not None:
+            products = self._flat[0].lengths_N * self._flat[1].lengths_N
+            return products.view(self.samples, 1, -1)
         norms = lengths(self.left, -1, self.dtype)
         return norms.mul_(lengths(self.right, -1, self.dtype))
 

@@ -121,7 +121,7 @@ def cross_gram(first: OuterJacobian, second: OuterJacobian) -> Tensor:
         factors = first.factors(chunk)
         if first is second and first.terms == first.form[0] == 1 and chunk == other:
             left_Kp, right_Kq = (factor.flatten(1) for factor in factors)
-            return row_products(right_Kq).mul_(first.products.of(left_Kp))
+            return row_products(right_Kq).mul_(row_products(left_Kp))
         own = first is second and chunk == other
         return _cross_block(*factors, *(factors if own else second.factors(other)))
 

@@ -63,6 +63,15 @@ class PlacedJacobian(Jacobian):
                 f"got {tuple(view.shape)} for B = 1"
             )
 
+    def select(self, index: Tensor) -> PlacedJacobian:
+        """The Jacobian of some samples alone."""
+        return PlacedJacobian(
+            self.inner.select(index),
+            self.place,
+            self.parameter_shape,
+            memory_budget=self.memory_budget,
+        )
+
     def _rows(self, index: Index) -> Tensor:
         rows = self.inner._rows(index)
         buffer = rows.new_zeros(rows.shape[0], *self.parameter_shape)

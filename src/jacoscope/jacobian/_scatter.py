@@ -97,6 +97,11 @@ class ScatterJacobian(Jacobian):
         """D, the scalars of a row of the table."""
         return math.prod(self.parameter_shape[1:])
 
+    def select(self, index: Tensor) -> ScatterJacobian:
+        """The Jacobian of some samples alone."""
+        rows, budget = self.parameter_shape[0], self.memory_budget
+        return ScatterJacobian(self.indices[index], self.values[index], rows, memory_budget=budget)
+
     def entries(self, index: Index) -> tuple[Tensor, Tensor]:
         """Indices (K, T) and values (K, T, D) of some samples, in the type that is computed in."""
         indices = self.indices[index]

@@ -55,6 +55,11 @@ class SumJacobian(Jacobian):
         )
         self.parts = tuple(_merge(_flatten(parts)))
 
+    def select(self, index: Tensor) -> SumJacobian:
+        """The Jacobian of some samples alone."""
+        parts = [part.select(index) for part in self.parts]
+        return SumJacobian(parts, memory_budget=self.memory_budget)
+
     def _rows(self, index: Index) -> Tensor:
         rows = self.parts[0]._rows(index).to(self.dtype)
         for part in self.parts[1:]:
@@ -98,7 +103,7 @@ class SumJacobian(Jacobian):
         return _total([part._probe(*vectors) for part, vectors in pairs], self.dtype)
 
     def _magnitude(self) -> Tensor:
-        return _total([part._magnitude() for part in self.parts], self.dtype)
+        return _total([part._magnitude().sum() for part in self.parts], self.dtype)
 
     @property
     def _row_bytes(self) -> int:
