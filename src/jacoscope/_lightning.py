@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "make_sinks",
     "processes_of",
     "samples_withheld_reason",
+    "steps_of",
     "withheld_reason",
 ]
 
@@ -147,6 +149,19 @@ def loss_scale(trainer: Trainer) -> Tensor | None:
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     scale = getattr(scaler, "_scale", None)  # get_scale() would wait for the device
     return scale if isinstance(scale, Tensor) else None
+
+
+def steps_of(trainer: Trainer) -> float:
+    """How many optimiser steps the run has if nothing stops it early, infinity if it has no end.
+
+    To be asked once the training data is loaded.
+    """
+    batches = float(trainer.num_training_batches)
+    epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+    most = math.inf if trainer.max_steps == -1 else trainer.max_steps
+    if math.isinf(batches) or math.isinf(epochs):
+        return most
+    return min(most, math.ceil(batches / trainer.accumulate_grad_batches) * epochs)
 
 
 def gradient_info(trainer: Trainer, module: LightningModule, batch_idx: int) -> GradientInfo:

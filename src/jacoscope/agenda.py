@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from jacoscope.adapting import Adaptation
 from jacoscope.config import MonitorConfig
+from jacoscope.extent import Extent, extents_of
 from jacoscope.faults import MonitorWarning
 from jacoscope.pacing import Budget, Overhead
 from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of
+from jacoscope.quantities import is_per_sample, needs_all_samples
 from jacoscope.selection import Selection, select
 from jacoscope.sharding import Sharding
 from jacoscope.transit import Transit
@@ -41,6 +44,8 @@ class Agenda:
         sharding: How the model is split over processes.
         lanes: What of it is captured, by schedule.
         budget: How much of the training time may be taken, if that is bounded.
+        adaptation: What is done where captures would become too rare for that.
+        extent: How much of the step that was asked for last is measured.
     """
 
     selection: Selection
@@ -57,6 +62,8 @@ class Agenda:
         withheld: str | None,
     ) -> None:
         self.budget = None if config.overhead is None else Budget(config.overhead, overhead)
+        self.adaptation = None if self.budget is None else Adaptation(self.budget, overhead)
+        self.extent = Extent()
         self._model = model
         self._wrapper = wrapper
         self._config = config
@@ -86,6 +93,7 @@ class Agenda:
             self._transit.bring_shards()
         self.lanes = lanes_of(self.selection)
         self._headline_lane = headline_lane(self.lanes, self._config.schedule)
+        self._known_extents: dict[int, tuple[Extent, ...]] = {}
         if self.budget is not None:
             self.budget.forget_refused()
 
@@ -131,6 +139,8 @@ class Agenda:
             return self._within_budget(due(), step)
 
         has_hook = self._has_hook
+        if self.adaptation is not None and not has_hook:
+            self.adaptation.catch_up(step, epoch_start, self._next_regular)
         if self.budget is not None and not has_hook and (step < self._rest or not any(due())):
             return []  # in all processes
         gathering = self._transit.samples
@@ -139,14 +149,61 @@ class Agenda:
         )
         found = gathering.decide(answers) if gathering is not None and asks else answers()
         if len(found) > len(self.lanes):
-            self._rest = found[-1]
+            self._rest, halvings, parts, turn = found[len(self.lanes) :]
+            self.extent = Extent(halvings, parts, turn, self._config.overhead or 1.0)
         return [lane for lane, is_due in zip(self.lanes, found, strict=False) if is_due]
 
     def _within_budget(self, due: Sequence[bool], step: int) -> list[int]:
-        """Of the lanes that are due, those that are captured; after them, when to ask again."""
-        if self.budget is None or not any(due) or self.budget.allows(_kind(due), step):
+        """Of the lanes that are due, those that are captured.
+
+        After them come the step before which it need not be asked again, and the extent of what is
+        captured.
+        """
+        budget, adaptation = self.budget, self.adaptation
+        if budget is None or adaptation is None or not any(due):
             return [*due]
-        return [*[False] * len(due), self.budget.rests_until(step)]
+        kind = _kind(due)
+        if adaptation.is_new(step):
+            lanes = [lane for lane, is_due in zip(self.lanes, due, strict=True) if is_due]
+            if sample_targets_of(lanes):
+                spacing = max(lane.timetable.every or adaptation.spacing(step) for lane in lanes)
+                adaptation.adapt(kind, step, spacing, self._extents(adaptation.samples))
+        extent = adaptation.extent
+        is_captured = budget.allows(kind, step)
+        adaptation.count(step, is_captured=is_captured)
+        rest = step if is_captured else budget.rests_until(step)
+        answers = due if is_captured else [False] * len(due)
+        return [*answers, rest, extent.halvings, extent.parts, extent.turn]
+
+    def _extents(self, samples: int) -> tuple[Extent, ...]:
+        """What may be measured of so many samples, from all to the least."""
+        if self.sharding.is_any:  # then samples are withheld
+            return (Extent(),)
+        if samples not in self._known_extents:
+            targets = sample_targets_of(self.lanes)
+            names = {name for t in targets for name in t.quantities if is_per_sample(name)}
+            self._known_extents[samples] = extents_of(
+                samples,
+                len({target.info.layer for target in targets}),
+                fewer_samples=not all(map(needs_all_samples, names)),
+            )
+        return self._known_extents[samples]
+
+    def _next_regular(self, step: int, epoch_start: int) -> float:
+        """The first step from ``step`` on at which schedules ask for a capture."""
+        dues = (lane.timetable.next_due(step, epoch_start) for lane in self.lanes)
+        return min(dues, default=math.inf)
+
+    def conclude(self, step: int) -> None:
+        """Tell the log, at the end of the run, what became of captures that were due.
+
+        Args:
+            step: Steps of the run so far.
+        """
+        if self.adaptation is not None and self._transit.is_first:
+            if not self._has_hook:
+                self.adaptation.catch_up(step, None, self._next_regular)
+            self.adaptation.conclude()
 
     def allows(self, kind: str, step: int) -> bool:
         """Whether the budget has room for a capture of this kind."""
@@ -170,9 +227,7 @@ class Agenda:
             step: The step.
             epoch_start: The step at which this epoch began.
         """
-        first = step if self._has_hook else max(step, self._rest)
-        dues = (lane.timetable.next_due(first, epoch_start) for lane in self.lanes)
-        return min(dues, default=math.inf)
+        return self._next_regular(step if self._has_hook else max(step, self._rest), epoch_start)
 
     @property
     def _has_hook(self) -> bool:

@@ -20,6 +20,7 @@ from jacoscope._lightning import (
     make_sinks,
     processes_of,
     samples_withheld_reason,
+    steps_of,
     withheld_reason,
 )
 from jacoscope._sampler import SampledIndices
@@ -95,9 +96,12 @@ class SensitivityMonitor(Callback, _OtherCallback):
             not.
         schedule: When to capture.
         overhead: The largest share of the training time that the monitor may take, such as 0.03:
-            what schedules ask for is then left out where it would take more, so that captures
-            become fewer, never less exact. Which steps are captured depends on how fast the
-            machine is; with ``null`` on the schedules alone.
+            what schedules ask for is then left out where it would take more. Where captures would
+            come less than a tenth as often, or hardly at all in a run of known length, per-sample
+            quantities are measured on fewer samples (a half, a quarter, …, at least 16), and after
+            that on a part of the layers at a time; nothing is approximated without the record
+            saying so. What is captured depends on how fast the machine is; with ``null`` on the
+            schedules alone.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.
@@ -224,6 +228,8 @@ class SensitivityMonitor(Callback, _OtherCallback):
         session.wake = 0
         session.epoch = trainer.current_epoch
         session.first_batch = None
+        with session.monitor.faults.contain("telling how long the run is"):
+            session.monitor.expect_end(steps_of(trainer))
         if session.monitor.may_want_batches:
             with session.monitor.faults.contain("watching the sampler"):
                 session.indices.watch(trainer)

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from jacoscope.capturing import Calibrations, EagerForward, JacobianCapture
 from jacoscope.config import QuantityName, Samples
+from jacoscope.extent import Extent
 from jacoscope.faults import Faults
 from jacoscope.groups import Group
 from jacoscope.memory import SampleThrift, is_out_of_memory, release
-from jacoscope.quantities import QUANTITIES, sample_needs
+from jacoscope.quantities import QUANTITIES, needs_all_samples, sample_needs
 from jacoscope.reduction import Parcel
 from jacoscope.sample_backward import Ids, SampleBackward, attach_samples
 from jacoscope.sample_results import OpenedStep, SampleResults, Whole, open_step, results_of
@@ -43,6 +44,7 @@ class CapturedSamples:
         wants_gram: Whether to record the Gram matrix, if it is measured.
         process: Which of several processes this is, if there are several: then what comes of the
             step is worked out together and given to :meth:`settle`.
+        extent: How much of the step is measured.
     """
 
     def __init__(
@@ -56,7 +58,10 @@ class CapturedSamples:
         thrift: SampleThrift,
         wants_gram: bool = False,
         process: int | None = None,
+        extent: Extent = Extent(),
     ) -> None:
+        self.extent = extent
+        self._resting = extent.resting(targets)
         self._step = step
         self._process = process
         self._settled: SampleResults | None = None
@@ -77,8 +82,15 @@ class CapturedSamples:
         self._needs = {
             target.name: sample_needs(target.quantities).with_dots(ranks) for target in targets
         }
+        self._needs_of_part = {
+            target.name: sample_needs(
+                name for name in target.quantities if not needs_all_samples(name)
+            ).with_dots(ranks)
+            for target in (targets if extent.halvings else ())
+        }
         if thrift.gram_lost is not None:
-            self._needs = {name: replace(need, gram=False) for name, need in self._needs.items()}
+            for needs in (self._needs, self._needs_of_part):
+                needs.update({name: replace(need, gram=False) for name, need in needs.items()})
         self._gram_lost = thrift.gram_lost
         quantities = {name for target in targets for name in target.quantities}
         quantities = {name for name in quantities if self.reason_without(name) is None}
@@ -157,6 +169,9 @@ class CapturedSamples:
                 position=f"step {self._step}{place}",
                 seed=self._step * 1009,  # one direction for all, along which they add up
                 memory_budget=self._thrift.budget,
+                extent=self.extent,
+                resting=self._resting,
+                needs_of_part=self._needs_of_part,
             )
             return
         self.withheld = self.withheld or self._faults.reasons[_SUBJECT]
@@ -240,6 +255,16 @@ class CapturedSamples:
         """Time on the host that the capture took within the backward under way."""
         return 0.0 if self._open is None else self._open.capture.seconds
 
+    @property
+    def once(self) -> float:
+        """Seconds before the backward under way that later captures like it will not take."""
+        return 0.0 if self._open is None else self._open.once
+
+    @property
+    def batch_samples(self) -> int:
+        """The most samples that a backward has had so far."""
+        return max((backward.samples for backward in self._done), default=0)
+
     def forward_is_over(self) -> None:
         """Let compiled modules run compiled again, whether a backward came or not."""
         self._eager.end()
@@ -305,6 +330,8 @@ class CapturedSamples:
             is_mean=self._config.loss_reduction == "mean",
             ranks=bool(self._config.leaderboard),
             gram_samples=self._gram_samples,
+            extent=self.extent,
+            resting=self._resting & self._parameters.keys(),
         )
         if self._said is None:
             return results

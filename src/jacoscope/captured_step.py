@@ -24,6 +24,7 @@ from jacoscope.quantities import (
     Measured,
     RunningMeans,
     is_per_sample,
+    needs_all_samples,
     noise_parts,
 )
 from jacoscope.record import (
@@ -135,7 +136,7 @@ class CapturedStep:
             reason = self._gauge.reason_without(name)
             if is_per_sample(name):
                 source, missing = samples.statistics, samples.missing
-                reason = reason or samples.withheld or self._reason_without(name)
+                reason = reason or samples.withheld or self._reason_without(name, samples)
             if reason is None:
                 subject = f"finishing {name}"
                 with self._faults.contain(subject):
@@ -168,8 +169,14 @@ class CapturedStep:
         """Whether the samples are still to be worked out together with other processes."""
         return self.samples is not None and self.samples.awaits_others
 
-    def _reason_without(self, name: QuantityName) -> str | None:
-        return None if self.samples is None else self.samples.reason_without(name)
+    def _reason_without(self, name: QuantityName, samples: _FinishedSamples) -> str | None:
+        if self.samples is None:
+            return None
+        is_part = "extent" in samples.capture and needs_all_samples(name)
+        results = samples.results
+        if is_part and results is not None and results.measured < results.samples:
+            return str(samples.capture["extent"])
+        return self.samples.reason_without(name)
 
     def _finish_samples(self, statistics: HostStatistics) -> _FinishedSamples:
         """Statistics of samples by name and row, with those of the step that they go with."""
@@ -182,7 +189,9 @@ class CapturedStep:
             if results is None:
                 return _FinishedSamples(withheld=self.samples.withheld)
             self.batches = results.batches
-            self.samples_missing = results.missing
+            self.samples_missing = {
+                name: why for name, why in results.missing.items() if name not in results.resting
+            }
             table: dict[str, dict[str, float]] = {}
             step_sq = statistics.values.get("grad_sq", {})
             members = {group.name: group.members for group in self._groups}
@@ -200,11 +209,20 @@ class CapturedStep:
             return _FinishedSamples(
                 HostStatistics(table),
                 results.missing,
-                results.capture,
+                {**results.capture, **self._extent(results)},
                 results.closure,
                 results=results,
             )
         return _FinishedSamples(withheld=self._faults.reasons.get(subject))
+
+    def _extent(self, results: SampleResults) -> dict[str, str]:
+        """How much of the step was measured, for the record, if it was not all."""
+        assert self.samples is not None
+        extent, measured = self.samples.extent, results.measured
+        if measured == results.samples and not results.resting:
+            return {}
+        described = extent.described(measured, results.samples)
+        return {"extent": f"measured on {described}, {extent.why}"}
 
     def _group_pairs(
         self, pairs: Sequence[tuple[QuantityName, Axis]]
@@ -259,6 +277,8 @@ class CapturedStep:
             shown = {name: value for name, value in found.items() if not math.isnan(value)}
             if not math.isnan(samples.closure):
                 shown["sample_closure"] = samples.closure
+            if samples.results is not None and samples.results.resting:
+                return shown  # what it is on is another part of the model at each step
             return {**shown, "sample_coverage": self._sample_coverage(samples, trainable)}
         return {}
 

@@ -262,6 +262,7 @@ def _joined(parts: Sequence[SampleResults]) -> SampleResults:
         batches=tuple(batch for part in parts for batch in part.batches),
         closure=max((p.closure for p in parts if not math.isnan(p.closure)), default=math.nan),
         samples=sum(part.samples for part in parts),
+        measured=sum(part.measured for part in parts),
         norms={row: np.concatenate([part.norms[row] for part in parts]) for row in first.norms},
         nonfinite=tuple(nonfinite[:NAMED]),
     )

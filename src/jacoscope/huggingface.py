@@ -101,6 +101,7 @@ class SensitivityCallback(TrainerCallback):
             loss_withheld=loss_withheld,
             prepare=_without_autocast,
         )
+        monitor.expect_end(state.max_steps)
         self._session = _Session(monitor, trainer)
         # The Trainer tells no callback of an exception; then this writes what there is.
         self._session.at_the_latest = weakref.finalize(self, monitor.close)

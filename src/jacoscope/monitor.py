@@ -312,6 +312,7 @@ class Monitor:
                 self._versions = Versions(self._model.parameters())
         if self._samples is not None:
             self._samples.before_backward(loss, scale, batch_size, window)
+            self._overhead.once(self._samples.once)
 
     @_timed
     def after_backward(self) -> None:
@@ -445,6 +446,8 @@ class Monitor:
         if self._samples is not None:
             self._samples.forward_is_over()
         if closing is not None and closing.capture.has_seen_a_step:
+            if self._samples is not None and self._agenda.adaptation is not None:
+                self._agenda.adaptation.saw(self._samples.batch_samples)
             with self._containing_capture():
                 closing.capture.finish()
                 self._transit.send(closing, self.selection.targets)
@@ -460,6 +463,15 @@ class Monitor:
                 self._recorder.write(closed.record(transfer.result(), self._agenda.trainable))
                 self._recorder.rank(closed.batches, closed.step, closed.epoch)
                 self._recorder.tell_withheld(closed.samples_missing, self._agenda.captured)
+
+    def expect_end(self, steps: float) -> None:
+        """Tell how many steps the run has, where that is known; an overhead budget makes use of it.
+
+        Args:
+            steps: Optimiser steps from the run's beginning to its end.
+        """
+        if self._agenda.adaptation is not None:
+            self._agenda.adaptation.ends_at(steps)
 
     def note_last_step(self, step: int, epoch: int) -> None:
         """Tell which step was the run's last, where not every step was begun here.
@@ -489,6 +501,8 @@ class Monitor:
         self._transit.give_up()
         self._drain(wait=True)
         self._recorder.close_epoch()
+        with self.faults.contain("counting captures"):
+            self._agenda.conclude(self._last[0] + 1)
         if self._prober is not None:
             prober, self._prober = self._prober, None
             with self.faults.contain("allocating the change of the loss"):
@@ -502,13 +516,14 @@ class Monitor:
         Steps whose samples other processes still have are not in it: it waits for no one.
         """
         self._drain(wait=True)
-        budget = self._agenda.budget
+        budget, adaptation = self._agenda.budget, self._agenda.adaptation
         return {
             **self._recorder.state_dict(),
             "running": self._opening.running.state_dict(),
             "probes": self._prober.state_dict() if self._prober is not None else {},
             "overhead": self._overhead.state_dict(),
             "budget": budget.state_dict() if budget is not None else {},
+            "adaptation": adaptation.state_dict() if adaptation is not None else {},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -518,6 +533,8 @@ class Monitor:
             self._overhead.load_state_dict(state.get("overhead", {}))
             if self._agenda.budget is not None:
                 self._agenda.budget.load_state_dict(state.get("budget", {}))
+            if self._agenda.adaptation is not None:
+                self._agenda.adaptation.load_state_dict(state.get("adaptation", {}))
             if self._prober is not None:
                 self._prober.load_state_dict(state.get("probes", {}))
             self._recorder.load_state_dict(state)

@@ -128,6 +128,7 @@ class StepOpening:
             self._thrift,
             wants_gram and self._transit.is_first,
             process=gathering.rank if gathering is not None else None,
+            extent=self._agenda.extent,
         )
         if gathering is not None:
             gathering.fulfil(samples)

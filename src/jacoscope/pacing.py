@@ -45,6 +45,7 @@ class _Captured:
     steps: int = 0
     own: float = 0.0
     probes: float = 0.0
+    once: float = 0.0
     is_warm: bool = True
 
 
@@ -80,7 +81,7 @@ class Overhead:
         self._other_seconds = 0.0
         self._other_steps = 0.0
         self._costs: dict[str, deque[float]] = {}
-        self._untypical: set[str] = set()  # those known from a step that warmed up alone
+        self._untypical: set[str] = set()  # those known from a step that warmed up, or from another
         self.training = 0.0
 
     def __enter__(self) -> None:
@@ -126,6 +127,11 @@ class Overhead:
         self._remember(PROBE, seconds)
         if self._captured is not None:
             self._captured.probes += seconds
+
+    def once(self, seconds: float) -> None:
+        """So much of the host's time within the capture under way will not recur with the next."""
+        if self._captured is not None:
+            self._captured.once += seconds
 
     def pause(self, step: int) -> None:
         """The training pauses until the next step begins, for a validation or at an epoch's end.
@@ -173,8 +179,14 @@ class Overhead:
         return statistics.median_low(costs) if costs else 0.0
 
     def remembered(self, kind: str) -> int:
-        """How many captures of this kind that is known from."""
-        return len(self._costs.get(kind, ()))
+        """How many captures of this kind that is known from, as far as they are typical."""
+        return 0 if kind in self._untypical else len(self._costs.get(kind, ()))
+
+    def rescale(self, kind: str, factor: float) -> None:
+        """Expect captures of this kind to take so many times as long, until one was seen."""
+        if kind in self._costs:
+            self._costs[kind] = deque([factor * self.expected(kind)], maxlen=_REMEMBERED)
+            self._untypical.add(kind)
 
     @property
     def expected_of_all(self) -> float:
@@ -188,6 +200,7 @@ class Overhead:
             "host": self.own,
             "excess": self._excess,
             "costs": {kind: list(costs) for kind, costs in self._costs.items()},
+            "untypical": sorted(self._untypical),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -198,6 +211,7 @@ class Overhead:
         self._mark, self._captured, self._is_capturing = None, None, False
         for kind, costs in state.get("costs", {}).items():
             self._costs[str(kind)] = deque(map(float, costs), maxlen=_REMEMBERED)
+        self._untypical = {str(kind) for kind in state.get("untypical", ())}
 
     @property
     def _is_known(self) -> bool:
@@ -241,7 +255,8 @@ class Overhead:
         beyond = self._beyond(captured)
         self._excess = max(0.0, self._excess + beyond)
         if captured.kind is not None and captured.captures == 1:  # several are not told apart
-            self._remember(captured.kind, captured.own + max(0.0, beyond) - captured.probes)
+            seconds = captured.own + max(0.0, beyond) - captured.probes
+            self._remember(captured.kind, seconds - captured.once)
             if not captured.is_warm:
                 self._untypical.add(captured.kind)
 
@@ -264,10 +279,13 @@ class Budget:
     Args:
         share: The largest share, above 0.
         overhead: What has been measured.
+
+    Attributes:
+        share: The largest share.
     """
 
     def __init__(self, share: float, overhead: Overhead) -> None:
-        self._share = share
+        self.share = share
         self._overhead = overhead
         self._forfeited = 0.0
         self._refused: dict[str, None] = {}
@@ -283,12 +301,24 @@ class Budget:
             kind: What is to be captured.
             step: The step that has begun.
         """
-        if step != self._step:
-            # Once for the step: what is allowed in it is under way then, and its cost not known.
-            self._step, self._left, self._answers = step, self._open_account(), {}
+        self.left(step)
         if kind not in self._answers:
             self._answers[kind] = self._decide(kind)
         return self._answers[kind]
+
+    def left(self, step: int) -> float | None:
+        """Seconds that may be spent at this step, below zero where they are owed.
+
+        Args:
+            step: The step that has begun.
+
+        Returns:
+            ``None`` where the cost of captures before it is not known yet.
+        """
+        if step != self._step:
+            # Once for the step: what is allowed in it is under way then, and its cost not known.
+            self._step, self._left, self._answers = step, self._open_account(), {}
+        return self._left
 
     def rests_until(self, step: int) -> int:
         """The first step after this one at which a capture other than a probe may be allowed.
@@ -296,7 +326,7 @@ class Budget:
         Args:
             step: The step that has begun, at which one was asked for.
         """
-        pace = self._share * self._overhead.step_seconds
+        pace = self.share * self._overhead.step_seconds
         refused = [self._needed(kind) for kind in self._refused if kind != PROBE]
         if not refused or self._left is None or not pace > 0:
             return step + 1
@@ -324,7 +354,7 @@ class Budget:
             return None
         if not overhead.training:
             return 0.0  # before the first step nothing is owed
-        left = self._share * overhead.training - overhead.spent - self._forfeited
+        left = self.share * overhead.training - overhead.spent - self._forfeited
         excessive = max(0.0, left - _SAVED * overhead.expected_of_all)
         self._forfeited += excessive
         return left - excessive
@@ -347,7 +377,7 @@ class Budget:
         seconds = self._overhead.step_seconds
         for kind in self._refused:
             cost = self._overhead.expected(kind)
-            steps = cost / (self._share * seconds)
+            steps = cost / (self.share * seconds)
             known = self._overhead.remembered(kind)
             if kind == PROBE or steps < _SPARSE or known < _REMEMBERED or self._has_told:
                 continue
@@ -356,6 +386,6 @@ class Budget:
                 "a captured step takes as much time as %.0f others, so that overhead: %g leaves "
                 "%.0f steps from one to the next; measure fewer quantities or layers to have more",
                 cost / seconds,
-                self._share,
+                self.share,
                 steps,
             )

@@ -135,7 +135,8 @@ class BatchGram:
         id_source: Where the ids come from, as a noun.
         labels: The class of each sample, if it is known.
         losses: Loss of each sample, shape (N,), if it is known.
-        samples: Number of samples of the whole batch, of which these are the first.
+        samples: Number of samples of the whole batch, of which these are the first that were
+            measured.
         row: What the gradients are over.
         values_NN: g_i·g_k, shape (N, N).
         eigenvalues_N: Its eigenvalues, largest first, shape (N,); ``nan`` where it is not finite.
@@ -158,8 +159,8 @@ class StepSamples:
     Args:
         samples: Number of samples.
         axis: Parameters, then what is measured as a whole.
-        quantiles_RQ: :data:`NORM_QUANTILES` of ‖g_i‖ over the samples, by row; ``nan`` where it is
-            missing.
+        quantiles_RQ: :data:`NORM_QUANTILES` of ‖g_i‖ over the samples that were measured, by row;
+            ``nan`` where it is missing.
         gram: The Gram matrix, at steps where it is recorded.
         nonfinite: Ids of samples whose loss or gradient is not finite, the first ten.
     """
@@ -185,7 +186,8 @@ class StepRecord:
         dtype: The precision of training, which is worth storing.
         capture: How samples were captured, by parameter: rules, layouts, verification errors; and
             ``coupled``, the layers that couple samples: below them a sample's row is the part of
-            the gradient that flows through its own activations.
+            the gradient that flows through its own activations; and ``extent``, how much of the
+            step per-sample quantities were measured on, where it was not all.
         samples: How per-sample gradients are distributed, where they were captured.
     """
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from jacoscope.batches import (
     rows_of,
     things_of,
 )
-from jacoscope.capturing import Calibrations, JacobianCapture, sample_losses, samples_of
+from jacoscope.capturing import Calibrations, Closure, JacobianCapture, sample_losses, samples_of
 from jacoscope.config import Samples
 from jacoscope.errors import ConfigError
+from jacoscope.extent import Extent
 from jacoscope.jacobian import Jacobian
 from jacoscope.quantities import (
     FloatArray,
@@ -34,6 +36,8 @@ from jacoscope.quantities import (
 from jacoscope.reduction import Parcel
 
 __all__ = ["Ids", "OpenedBackward", "SampleBackward", "attach_samples"]
+
+Item = TypeVar("Item")
 
 Ids = tuple[str, Sequence[str | int]]
 """Where samples' ids come from, in words, and the ids in order."""
@@ -63,9 +67,9 @@ class OpenedBackward:
 
 @dataclass(frozen=True)
 class _Added:
-    """What of these parameters is sent along: closure errors, totals and sizes, shape (L, 3)."""
+    """What of a closure is sent along: how the rows of some parameters add up."""
 
-    up: tuple[str, ...]
+    up: Closure
 
 
 @dataclass(eq=False)
@@ -80,16 +84,29 @@ class SampleBackward:
         id_source: Where they come from.
         thing: How to show a sample.
         extras: Tensors to be sent along.
+        chosen: The samples that are measured, in order; ``None`` for all of them.
+        once: Seconds that finding out how to capture took.
     """
 
-    capture: JacobianCapture[SampleTensors]
+    capture: JacobianCapture[SampleTensors | None]
     samples: int
     labels: Sequence[Any] | None
     ids: Sequence[str | int]
     id_source: str
     thing: Callable[[int], Thing | None]
     extras: dict[Hashable, Tensor]
+    chosen: tuple[int, ...] | None = None
+    once: float = 0.0
     parcel: Parcel | None = None
+
+    @property
+    def measured(self) -> int:
+        """Number of samples that were measured."""
+        return self.samples if self.chosen is None else len(self.chosen)
+
+    def of_measured(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Of something that each sample has one of, what the measured ones have."""
+        return items if self.chosen is None else [items[place] for place in self.chosen]
 
     def send(self) -> None:
         """Send what was measured to the host; the backward is over."""
@@ -105,15 +122,14 @@ class SampleBackward:
         """Unpack what was sent, waiting for the device if need be, and judge its closure."""
         assert self.parcel is not None
         values = self.parcel.unpack()
-        names = list(self.capture.rows)
+        names = [name for name, rows in self.capture.rows.items() if rows.value is not None]
         scale = float(values["scale"]) if "scale" in values else 1.0
         errors: dict[str, float] = {}
         sums: dict[str, tuple[float, float]] = {}
         for key in [key for key in values if isinstance(key, _Added)]:
-            found_L3 = values[key].tolist()
-            errors |= {name: found[0] for name, found in zip(key.up, found_L3, strict=True)}
-            for name, (_, total, size) in zip(key.up, found_L3, strict=True):
-                sums[name] = total / scale, size / scale
+            for name, found in zip(key.up.names, key.up.read(values[key].tolist()), strict=True):
+                errors[name] = found.error
+                sums[name] = found.total / scale, found.size / scale
         self.capture.judge(errors)
         sizes = self.capture.sizes
         arrays = {
@@ -129,6 +145,7 @@ class SampleBackward:
                     },
                     sizes[name],
                     float(values[name, "grad_sq"]),
+                    None if self.chosen is None else self.samples,
                 ),
                 1 / scale,
             )
@@ -159,16 +176,17 @@ class SampleBackward:
     def _tensors(self) -> dict[Hashable, Tensor]:
         tensors = dict(self.extras)
         for each in self.capture.closures():
-            dtype = each.sizes_L.dtype
-            added = (each.errors_L.to(dtype), each.totals_L.to(dtype), each.sizes_L)
-            tensors[_Added(each.names)] = torch.stack(added, 1)
+            tensors[_Added(each)] = each.told
         for name, rows in self.capture.rows.items():
-            tensors[name, "grad_sq"] = rows.value.grad_sq
-            tensors[name, "sq"] = rows.value.sq_N
-            tensors[name, "dot"] = rows.value.dot_N
-            if rows.value.gram_NN is not None:
-                tensors[name, "gram"] = rows.value.gram_NN
-            for statistic, value in rows.value.scalars.items():
+            found = rows.value
+            if found is None:
+                continue
+            tensors[name, "grad_sq"] = found.grad_sq
+            tensors[name, "sq"] = found.sq_N
+            tensors[name, "dot"] = found.dot_N
+            if found.gram_NN is not None:
+                tensors[name, "gram"] = found.gram_NN
+            for statistic, value in found.scalars.items():
                 tensors[name, "scalar", statistic] = value
         return tensors
 
@@ -187,6 +205,9 @@ def attach_samples(
     position: str,
     seed: int,
     memory_budget: int,
+    extent: Extent = Extent(),
+    resting: Collection[str] = (),
+    needs_of_part: Mapping[str, SampleNeeds] | None = None,
 ) -> SampleBackward:
     """Attach to the graph of a loss whose backward is about to run.
 
@@ -203,15 +224,14 @@ def attach_samples(
         position: What to call the batch where they are not.
         seed: Tells apart the random directions of captures.
         memory_budget: Bytes that temporary tensors may take.
+        extent: On how many samples to measure.
+        resting: Parameters that are checked and not measured.
+        needs_of_part: By parameter, what to measure where it is not on all samples.
 
     Raises:
         ConfigError: If a path of the configuration does not fit the batch.
         ValueError: If the number of samples cannot be told.
     """
-
-    def measured(name: str, jacobian: Jacobian, grad: Tensor) -> SampleTensors:
-        return measure_samples(jacobian, grad, needs.get(name, SampleNeeds()))
-
     rows = pick(batch, config.rows, "samples.rows") if config.rows else rows_of(batch)
     count = batch_size or config.batch_size
     if count is None and rows is None:
@@ -220,6 +240,22 @@ def attach_samples(
         graphs = getattr(batch, "num_graphs", None)
         count = graphs if isinstance(graphs, int) else None
     samples, index = samples_of(count, rows)
+    chosen = extent.drawn(samples, position)
+    if chosen is not None and needs_of_part is not None:
+        needs = needs_of_part
+    places: dict[torch.device, Tensor] = {}
+
+    def measured(name: str, jacobian: Jacobian, grad: Tensor) -> SampleTensors | None:
+        if name in resting:
+            return None
+        need = needs.get(name, SampleNeeds())
+        if chosen is None:
+            return measure_samples(jacobian, grad, need)
+        if jacobian.device not in places:
+            places[jacobian.device] = torch.tensor(chosen).to(jacobian.device, non_blocking=True)
+        return measure_samples(jacobian.select(places[jacobian.device]), grad, need, is_part=True)
+
+    made, begun = calibrations.made, time.perf_counter()
     capture = JacobianCapture(
         loss,
         parameters,
@@ -231,6 +267,7 @@ def attach_samples(
         seed=seed,
         dim=config.batch_dim,
     )
+    once = time.perf_counter() - begun if calibrations.made > made else 0.0
     extras: dict[Hashable, Tensor] = {}
     if scale is not None:
         extras["scale"] = scale
@@ -244,7 +281,9 @@ def attach_samples(
     id_source, names = _identify(batch, config, samples, ids, position)
     thing = things_of(batch, config.thing if config.leaderboard else "none", samples)
     known = labels if isinstance(labels, list) else None
-    backward = SampleBackward(capture, samples, known, names, id_source, thing, extras)
+    backward = SampleBackward(
+        capture, samples, known, names, id_source, thing, extras, chosen, once
+    )
     capture.attach()
     return backward
 

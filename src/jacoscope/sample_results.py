@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jacoscope.capturing import tolerance
+from jacoscope.extent import Extent
 from jacoscope.groups import ALL, Group
 from jacoscope.leaderboard import SampleBatch
 from jacoscope.quantities import (
@@ -163,12 +164,14 @@ class SampleResults:
         capture: How they were captured: rules, layouts, verification, and what couples samples.
         closure: The largest relative closure error of a parameter that stood the check.
         samples: Number of samples.
-        norms: By row, ‖g_i‖ of every sample, shape (N,).
+        measured: Number of those of them that were measured.
+        norms: By row, ‖g_i‖ of every measured sample, shape (N,).
         nonfinite: Ids of samples whose loss or gradient is not finite, the first ten.
         gram: The Gram matrix of the first backward, if it was asked for and measured.
         factor: What turns a contribution into a sample's own gradient, over N.
         grad_sq: By row, |g|² where the step had one backward: of this very backward, whatever has
             been done to the gradient since.
+        resting: Rows that are missing since their turn comes at another step.
     """
 
     statistics: Mapping[str, Mapping[str, float]]
@@ -177,11 +180,13 @@ class SampleResults:
     capture: Mapping[str, Any]
     closure: float
     samples: int
+    measured: int
     norms: Mapping[str, FloatArray]
     nonfinite: tuple[str | int, ...]
     gram: BatchGram | None
     factor: float
     grad_sq: Mapping[str, float] = field(default_factory=dict)
+    resting: frozenset[str] = frozenset()
 
 
 def results_of(
@@ -196,6 +201,8 @@ def results_of(
     is_mean: bool,
     ranks: bool,
     gram_samples: int = 0,
+    extent: Extent = Extent(),
+    resting: Collection[str] = (),
 ) -> SampleResults:
     """What the backwards of a step say.
 
@@ -214,10 +221,13 @@ def results_of(
         is_mean: Whether the loss is a mean over samples.
         ranks: Whether leaderboards are wanted.
         gram_samples: On how many samples the Gram matrix is wanted; 0 for none.
+        extent: How much of the step was to be measured.
+        resting: Parameters whose turn comes at another step.
     """
     window *= whole.processes
     factor = 1.0 if is_mean else window / whole.samples
     missing = dict(whole.missing)
+    rest = _rest(groups, extent, resting, missing)
     members = _members(parameters, groups, missing)
     statistics: dict[str, dict[str, float]] = {}
     batches = []
@@ -231,7 +241,7 @@ def results_of(
             for row, names in members.items()
         }
         for row, each in rows.items():
-            found = sample_statistics(each, arrays.classes, wanted)
+            found = sample_statistics(each, _classes(backward, arrays), wanted)
             known = statistics.get(row)
             statistics[row] = found if known is None else combine_statistics(known, found)
         grad_sq = {row: each.grad_sq for row, each in rows.items()}
@@ -239,13 +249,13 @@ def results_of(
         own = backward.samples * window if is_mean else whole.samples
         for row, each in rows.items():
             norms.setdefault(row, []).append(np.sqrt(np.maximum(each.sq_N, 0.0)) * own)
-        nonfinite += _nonfinite(backward.ids, arrays, rows)
+        nonfinite += _nonfinite(backward, arrays, rows)
         if gram_samples and gram is None and ALL in rows:
             gram = _gram(backward, arrays, rows[ALL], own, gram_samples)
         if ALL in rows and ranks:
             batches.append(_batch(backward, arrays, rows, groups, step, own))
     errors = [each for arrays in opened.arrays for each in arrays.errors.items()]
-    closure = [error for name, error in errors if name not in missing]
+    closure = [error for name, error in errors if name not in whole.missing]
     return SampleResults(
         statistics=statistics,
         missing=missing,
@@ -253,12 +263,46 @@ def results_of(
         capture=opened.backwards[0].how(),
         closure=max(closure, default=math.nan),
         samples=opened.samples,
+        measured=sum(backward.measured for backward in opened.backwards),
         norms={row: np.concatenate(parts) for row, parts in norms.items()},
         nonfinite=tuple(nonfinite[:NAMED]),
         gram=gram,
         factor=factor,
         grad_sq=grad_sq if len(opened.backwards) * whole.processes == 1 else {},
+        resting=rest,
     )
+
+
+def _rest(
+    groups: Sequence[Group], extent: Extent, resting: Collection[str], missing: dict[str, str]
+) -> frozenset[str]:
+    """Rows whose turn comes at another step, which are added to the missing.
+
+    What is measured as a whole is so only where none of it rests.
+    """
+    new = dict.fromkeys(resting, f"its turn comes at another step, {extent.why}")
+    for group in groups:
+        count = sum(name in resting for name in group.members)
+        whose = "its turn" if count == len(group.members) else "the turn of a part of it"
+        if count:
+            new[group.name] = f"{whose} comes at another step, {extent.why}"
+    rest = frozenset(name for name in new if name not in missing)
+    missing.update({name: new[name] for name in rest})
+    return rest
+
+
+def _classes(backward: SampleBackward, arrays: OpenedBackward) -> IntArray | None:
+    """The classes of the samples that were measured."""
+    if arrays.classes is None or backward.chosen is None:
+        return arrays.classes
+    return arrays.classes[list(backward.chosen)]
+
+
+def _losses(backward: SampleBackward, arrays: OpenedBackward) -> FloatArray | None:
+    """The losses of the samples that were measured."""
+    if arrays.losses is None or backward.chosen is None:
+        return arrays.losses
+    return arrays.losses[list(backward.chosen)]
 
 
 def _members(
@@ -268,6 +312,8 @@ def _members(
     members: dict[str, tuple[str, ...]]
     members = {name: (name,) for name in parameters if name not in missing}
     for group in groups:
+        if group.name in missing:
+            continue
         had = tuple(name for name in group.members if name not in missing)
         lost = next((name for name in group.members if name in missing), None)
         if had and (lost is None or group.kind == "all"):
@@ -290,40 +336,45 @@ def _batch(
     names = [ALL, *(group.name for group in layers)]
     norms = np.sqrt(np.maximum([rows[name].sq_N for name in names], 0.0))
     dots = np.array([rows[name].dot_N for name in names])
-    whole = np.sqrt(np.maximum(dots.sum(axis=1, keepdims=True), 0.0))
+    whole_sq = dots.sum(axis=1, keepdims=True)
+    if backward.chosen is not None:
+        whole_sq = np.array([[rows[name].whole_sq] for name in names])
+    whole = np.sqrt(np.maximum(whole_sq, 0.0))
     with np.errstate(all="ignore"):
         alignments = dots / (norms * whole)
     shown = ["all", *(group.name.removeprefix("layer ") for group in layers)]
+    chosen = backward.chosen
     return SampleBatch(
-        ids=backward.ids,
+        ids=backward.of_measured(backward.ids),
         id_source=backward.id_source,
         step=step,
-        labels=arrays.labels,
-        losses=arrays.losses,
+        labels=None if arrays.labels is None else backward.of_measured(arrays.labels),
+        losses=_losses(backward, arrays),
         rows=tuple(shown),
         norms_RN=norms * own,
         alignments_RN=alignments,
-        class_alignments_N=_class_alignments(rows[ALL].gram_NN, arrays.classes),
-        thing=backward.thing,
+        class_alignments_N=_class_alignments(rows[ALL].gram_NN, _classes(backward, arrays)),
+        thing=backward.thing if chosen is None else lambda place: backward.thing(chosen[place]),
     )
 
 
 def _nonfinite(
-    ids: Sequence[str | int], arrays: OpenedBackward, rows: Mapping[str, SampleArrays]
+    backward: SampleBackward, arrays: OpenedBackward, rows: Mapping[str, SampleArrays]
 ) -> list[str | int]:
-    """Samples whose loss or gradient is not finite."""
-    bad_N = np.zeros(len(ids), dtype=bool)
+    """Samples whose loss, or as far as it was measured gradient, is not finite."""
+    bad_N = np.zeros(backward.samples, dtype=bool)
     if arrays.losses is not None:
         bad_N |= ~np.isfinite(arrays.losses)
-    if ALL in rows:
-        bad_N |= ~np.isfinite(rows[ALL].sq_N)
-    return [ids[place] for place in np.flatnonzero(bad_N).tolist()]
+    measured = slice(None) if backward.chosen is None else list(backward.chosen)
+    for row in (rows[ALL],) if ALL in rows else rows.values():
+        bad_N[measured] |= ~np.isfinite(row.sq_N)
+    return [backward.ids[place] for place in np.flatnonzero(bad_N).tolist()]
 
 
 def _gram(
     backward: SampleBackward, arrays: OpenedBackward, row: SampleArrays, own: int, limit: int
 ) -> BatchGram | None:
-    """The Gram matrix of a backward's first samples, if it was measured."""
+    """The Gram matrix of a backward's first samples that were measured, if it was asked for."""
     if row.gram_NN is None:
         return None
     shown = slice(0, limit)
@@ -331,11 +382,13 @@ def _gram(
     eigenvalues_N = np.full(len(values_NN), np.nan)
     if np.isfinite(values_NN).all():
         eigenvalues_N = np.linalg.eigvalsh(values_NN)[::-1]
+    labels = None if arrays.labels is None else backward.of_measured(arrays.labels)
+    losses = _losses(backward, arrays)
     return BatchGram(
-        ids=tuple(backward.ids[shown]),
+        ids=tuple(backward.of_measured(backward.ids)[shown]),
         id_source=backward.id_source,
-        labels=None if arrays.labels is None else tuple(arrays.labels[shown]),
-        losses=None if arrays.losses is None else arrays.losses[shown],
+        labels=None if labels is None else tuple(labels[shown]),
+        losses=None if losses is None else losses[shown],
         samples=backward.samples,
         row=ALL,
         values_NN=values_NN,

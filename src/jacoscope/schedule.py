@@ -30,6 +30,11 @@ class Timetable:
         """Whether a user's function decides, which may answer otherwise in another process."""
         return self._hook is not None
 
+    @property
+    def every(self) -> int | None:
+        """Steps from one regular capture to the next, if there are such."""
+        return self._schedule.every if self._hook is None else None
+
     def is_due(self, step: int, epoch: int, epoch_start: int) -> bool:
         """Whether to capture this step.
 

@@ -54,6 +54,21 @@ def test_views_are_of_what_is_recorded(board: Board) -> None:
     assert any((f["view"] or {}).get("quantity") == "grad_rms" for f in header["findings"])
 
 
+def test_on_how_much_of_a_step_it_is_measured(tmp_path: Path) -> None:
+    half, quarter = ({"samples": {"extent": f"measured on {n} of 64 samples"}} for n in (32, 16))
+    with Log(tmp_path / RUN) as log:
+        log.capture(0, log.text(".status", half))
+        log.capture(5, log.text(".status", quarter))
+        log.capture(9, log.text(".status", {**quarter, "withheld": {"gsnr": "why"}}))
+    header, _ = Board(read(tmp_path)).arrays("overview", **_ASKED)
+    told = [(gap["quantity"], gap["reason"], gap["since_step"]) for gap in header["missing"]]
+    assert told == [
+        ("per-sample quantities", "measured on 16 of 64 samples", 5),
+        ("gsnr", "why", 9),
+    ]
+    assert not any("per-sample" in finding["title"] for finding in header["findings"])
+
+
 def test_headline_scalars_that_come_and_go_are_put_together(tmp_path: Path) -> None:
     with Log(tmp_path / RUN) as log:
         log.capture(0, log.headline(grad_norm=1.0, coverage=1.0))

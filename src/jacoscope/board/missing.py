@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from jacoscope.board.endpoint import Answer, Asked, Endpoint, Plan, states_of
-from jacoscope.board.fields import mapping
+from jacoscope.board.fields import mapping, text
 from jacoscope.board.mistakes import NotRecordedError, shown
 from jacoscope.board.recording import Recording
 from jacoscope.errors import nearest
 
-__all__ = ["MISSING", "Gap", "gaps_now", "reasons_at"]
+__all__ = ["MISSING", "Gap", "gaps_now", "partly_now", "reasons_at"]
 
 _ROWS_SHOWN = 20
+_OF_SAMPLES = "per-sample quantities"
 _NOT_DUE = "it was not watched, or not due, at this step"
 
 Told = list[tuple[int, Mapping[str, Any]]]
@@ -68,6 +69,21 @@ def gaps_now(backwards: Iterable[tuple[int, Mapping[str, Any]]]) -> list[Gap]:
         unbroken &= _reasons(earlier[1]).keys()
         since.update(dict.fromkeys(unbroken, earlier[0]))
     return [Gap(*key, rows, since[key]) for key, rows in gaps.items()]
+
+
+def partly_now(backwards: Iterable[tuple[int, Mapping[str, Any]]]) -> list[Gap]:
+    """On how much of a step per-sample quantities are measured at the end, if it is not all.
+
+    Args:
+        backwards: By step, from the last to the first, what a record says of how it was captured.
+    """
+    gap: Gap | None = None
+    for step, record in backwards:
+        extent = text(mapping(record, "samples"), "extent")
+        if not extent or (gap is not None and gap.reason != extent):
+            break
+        gap = Gap(_OF_SAMPLES, extent, (), step)
+    return [] if gap is None else [gap]
 
 
 def _reasons(record: Mapping[str, Any]) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -12,7 +12,7 @@ from jacoscope.board.endpoint import Answer, Asked, Endpoint, Plan, states_of
 from jacoscope.board.fields import integer, mapping, mappings, text
 from jacoscope.board.findings import findings_of
 from jacoscope.board.headline import Headline, headline_of
-from jacoscope.board.missing import gaps_now
+from jacoscope.board.missing import gaps_now, partly_now
 from jacoscope.board.recording import Recording
 from jacoscope.board.reductions import column_starts, extremes, last_finite
 
@@ -33,6 +33,7 @@ def _answer(recording: Recording) -> Answer:
     probes = recording.texts_backwards(".probe")
     probed = (told for told in probes if _has_measured(told[1]))
     gaps = [*gaps_now(recording.texts_backwards(".status")), *gaps_now(probed)]
+    partly = partly_now(recording.texts_backwards(".status"))
     starts_B = column_starts(len(headline.steps_S), _COLUMNS)
     reduced = extremes(headline.values_SL, starts_B, headline.present_SL)
     meta = {
@@ -42,7 +43,7 @@ def _answer(recording: Recording) -> Answer:
         "headline": _headline(headline),
         "steps_total": len(headline.steps_S),
         "findings": [finding.described() for finding in findings_of(recording, headline, gaps)],
-        "missing": [gap.described() for gap in gaps],
+        "missing": [gap.described() for gap in [*partly, *gaps]],
         "gradient": mapping(status, "gradient"),
     }
     arrays: dict[str, npt.NDArray[Any]] = {

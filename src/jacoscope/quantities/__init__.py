@@ -27,6 +27,7 @@ from jacoscope.quantities._table import (
     inputs_of,
     is_per_sample,
     is_probed,
+    needs_all_samples,
     statistics_for,
 )
 from jacoscope.quantities.headline import (
@@ -77,6 +78,7 @@ __all__ = [
     "is_per_sample",
     "is_probed",
     "measure_samples",
+    "needs_all_samples",
     "noise_parts",
     "sample_needs",
     "sample_statistics",

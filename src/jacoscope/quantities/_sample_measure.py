@@ -14,6 +14,7 @@ from torch import Tensor
 from jacoscope.config import QuantityName
 from jacoscope.jacobian import Jacobian, measure
 from jacoscope.quantities._blocks import accumulation_dtype
+from jacoscope.quantities._sample_statistics import OF_ALL_SAMPLES
 from jacoscope.quantities._table import QUANTITIES
 
 __all__ = ["SampleNeeds", "SampleTensors", "measure_samples", "sample_needs"]
@@ -73,26 +74,38 @@ def sample_needs(names: Iterable[QuantityName]) -> SampleNeeds:
 
 
 @torch.no_grad()
-def measure_samples(jacobian: Jacobian, grad: Tensor, needs: SampleNeeds) -> SampleTensors:
+def measure_samples(
+    jacobian: Jacobian, grad: Tensor, needs: SampleNeeds, *, is_part: bool = False
+) -> SampleTensors:
     """All that is needed in one go, so that rows are made at most once for it.
 
     Args:
         jacobian: The parameter's contributions in one backward.
-        grad: That backward's gradient, their sum, in the parameter's shape and with the same loss
-            scale, if there is one; it may be sparse or of lower precision.
+        grad: That backward's gradient, in the parameter's shape and with the same loss scale, if
+            there is one; it may be sparse or of lower precision.
         needs: What is needed.
+        is_part: Whether the contributions are those of some samples, which add up to less than the
+            gradient.
     """
     dense = (grad if grad.layout is torch.strided else grad.to_dense()).detach()
     wants = ["row_sq_norms"]
     wants += ["gram"] if needs.gram else []
     wants += ["column_sq_norms"] if needs.columns else []
+    wants += ["sum"] if needs.columns and is_part else []
     measured = measure(jacobian, wants)
     gram_NN = measured.get("gram")
+    own_NN = None if is_part else gram_NN
+    scalars: dict[str, Tensor] = {}
+    if needs.columns:
+        total = measured["sum"] if is_part else dense
+        scalars = _of_columns(measured["column_sq_norms"], total, jacobian)
+    if is_part:
+        scalars = {name: each for name, each in scalars.items() if name not in OF_ALL_SAMPLES}
     return SampleTensors(
         sq_N=measured["row_sq_norms"],
-        dot_N=_dots(jacobian, dense, gram_NN, needs, measured["row_sq_norms"]),
+        dot_N=_dots(jacobian, dense, own_NN, needs, measured["row_sq_norms"]),
         gram_NN=gram_NN,
-        scalars=_of_columns(measured["column_sq_norms"], dense, jacobian) if needs.columns else {},
+        scalars=scalars,
         grad_sq=torch.linalg.vector_norm(dense, dtype=accumulation_dtype(dense.device)).square(),
     )
 

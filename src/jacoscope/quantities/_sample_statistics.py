@@ -6,6 +6,12 @@ All of it is on the host and in double precision. c_i is sample i's contribution
 G_b the gradient of its own backward: the sum of that backward's contributions. Backwards of a step
 (accumulation) and ranks then combine by addition, maximum or minimum, and only afterwards does
 anything get divided. Two samples are compared only if one backward saw both.
+
+Where n of a backward's N samples were measured, drawn so that any n are as likely, sums over
+samples and over pairs are multiplied by N/n and N(N − 1)/(n(n − 1)), which leaves their expectation
+what it would be over all (Horvitz and Thompson, A generalization of sampling without replacement
+from a finite universe, 1952); G_b and N are those of all samples. Extremes are of what was
+measured.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ import numpy as np
 from jacoscope.quantities._quantity import FloatArray, IntArray
 
 __all__ = [
+    "OF_ALL_SAMPLES",
     "SAMPLE_STATISTICS",
     "SampleArrays",
     "combine_statistics",
@@ -34,6 +41,7 @@ SAMPLE_STATISTICS: dict[str, Literal["sum", "max", "min"]] = {
     "sample_norm_sum": "sum",  # Σ |c_i|
     "sample_norm_max": "max",  # max |c_i|
     "sample_sq_sum": "sum",  # Σ |c_i|²
+    "sample_norm_excess": "sum",  # what (Σ |c_i|)² exceeds that of all samples by, on average
     "sample_cosine_sum": "sum",  # Σ cos(c_i, G_b), where both have a direction
     "sample_cosine_count": "sum",  # how many those are
     "sample_cosine_min": "min",
@@ -64,6 +72,9 @@ SAMPLE_STATISTICS: dict[str, Literal["sum", "max", "min"]] = {
 is in its prefix: ``pair_`` and ``gram_`` the Gram matrix, ``column_`` the columns' sums of squares,
 ``sample_`` neither."""
 
+OF_ALL_SAMPLES = frozenset({"gram_trace_sum", "gram_top_sum", "gram_entropy_sum", "column_max_sum"})
+"""Statistics that depend on how many samples there are, so that some do not tell them of all."""
+
 
 @dataclass(frozen=True, eq=False)
 class SampleArrays:
@@ -76,6 +87,7 @@ class SampleArrays:
         scalars: What was reduced from the columns, by statistic.
         numel: Number of scalars of the row.
         grad_sq: |G_b|²; ``nan`` if it was not measured.
+        drawn_from: Of how many samples these N were drawn; ``None`` where these are all.
     """
 
     sq_N: FloatArray
@@ -84,6 +96,12 @@ class SampleArrays:
     scalars: Mapping[str, float]
     numel: int
     grad_sq: float = math.nan
+    drawn_from: int | None = None
+
+    @property
+    def whole_sq(self) -> float:
+        """|G_b|², as the samples tell it where they are all there."""
+        return float(self.dot_N.sum()) if self.drawn_from is None else self.grad_sq
 
 
 def scaled(arrays: SampleArrays, factor: float) -> SampleArrays:
@@ -99,6 +117,7 @@ def scaled(arrays: SampleArrays, factor: float) -> SampleArrays:
         },
         arrays.numel,
         arrays.grad_sq * square,
+        arrays.drawn_from,
     )
 
 
@@ -126,6 +145,7 @@ def group_of(members: Sequence[SampleArrays]) -> SampleArrays:
         scalars,
         sum(member.numel for member in members),
         sum(member.grad_sq for member in members),
+        first.drawn_from,
     )
 
 
@@ -148,8 +168,8 @@ def sample_statistics(
     statistics = _of_samples(arrays) | dict(arrays.scalars)
     if arrays.gram_NN is not None:
         if any(name.startswith("pair_") for name in names):
-            statistics |= _of_pairs(arrays.gram_NN, _norms(arrays.sq_N), labels)
-        if any(name.startswith("gram_") for name in names):
+            statistics |= _of_pairs(arrays, arrays.gram_NN, labels)
+        if arrays.drawn_from is None and any(name.startswith("gram_") for name in names):
             statistics |= _of_spectrum(arrays.gram_NN)
     return {name: value for name, value in statistics.items() if name in names}
 
@@ -176,31 +196,47 @@ def _combine(name: str, a: float, b: float) -> float:
 
 def _of_samples(arrays: SampleArrays) -> dict[str, float]:
     norms_N, dot_N = _norms(arrays.sq_N), arrays.dot_N
-    count = len(norms_N)
-    whole_sq = float(dot_N.sum())
+    measured, whole_sq = len(norms_N), arrays.whole_sq
+    count = measured if arrays.drawn_from is None else arrays.drawn_from
+    weight = count / max(measured, 1)
     # A sum that rounding made negative has no direction; one with a nan passes it on.
     has_direction = (norms_N != 0) & (not whole_sq <= 0)
     with np.errstate(all="ignore"):
         cosines = _cosines(dot_N, norms_N * np.sqrt(whole_sq))[has_direction]
-    squares = float(np.square(norms_N).sum())
+    squares = float(np.square(norms_N).sum()) * weight
     return {
         "sample_count": float(count),
-        "sample_norm_sum": float(norms_N.sum()),
+        "sample_norm_sum": float(norms_N.sum()) * weight,
         "sample_norm_max": float(norms_N.max(initial=-np.inf)),
         "sample_sq_sum": squares,
-        "sample_cosine_sum": float(cosines.sum()),
-        "sample_cosine_count": float(len(cosines)),
+        "sample_norm_excess": _norm_excess(norms_N, count),
+        "sample_cosine_sum": float(cosines.sum()) * weight,
+        "sample_cosine_count": float(len(cosines)) * weight,
         "sample_cosine_min": float(cosines.min(initial=np.inf)),
-        "sample_opposed_count": _count_negative(dot_N),
+        "sample_opposed_count": _count_negative(dot_N) * weight,
         "sample_cross_sum": whole_sq - squares if count > 1 else 0.0,
         "sample_cross_count": float(count * (count - 1)),
     }
 
 
+def _norm_excess(norms_N: FloatArray, count: int) -> float:
+    """The variance of Σ |c_i| as told by some of ``count`` samples, unbiased."""
+    measured = len(norms_N)
+    if measured == count:
+        return 0.0
+    variance = float(norms_N.var(ddof=1)) if measured > 1 else math.nan
+    return count * (count - measured) / measured * variance
+
+
 def _of_pairs(
-    gram_NN: FloatArray, norms_N: FloatArray, labels: IntArray | None
+    arrays: SampleArrays, gram_NN: FloatArray, labels: IntArray | None
 ) -> dict[str, float]:
+    norms_N = _norms(arrays.sq_N)
     count = len(norms_N)
+    every = count * (count - 1)
+    weight = 1.0
+    if arrays.drawn_from is not None and every:
+        weight = arrays.drawn_from * (arrays.drawn_from - 1) / every
     pairs_NN = ~np.eye(count, dtype=bool)
     dots = gram_NN[pairs_NN]
     has_direction = (np.outer(norms_N != 0, norms_N != 0))[pairs_NN]
@@ -214,16 +250,16 @@ def _of_pairs(
         is_same = np.equal.outer(labels, labels)[pairs_NN][has_direction]
         within, between = cosines[is_same], cosines[~is_same]
     return {
-        "pair_count": float(count * (count - 1)),
+        "pair_count": every * weight,
         "pair_dot_min": float(dots.min(initial=np.inf)),
-        "pair_negative_count": _count_negative(dots),
-        "pair_cosine_sum": float(cosines.sum()),
-        "pair_cosine_count": float(len(cosines)),
+        "pair_negative_count": _count_negative(dots) * weight,
+        "pair_cosine_sum": float(cosines.sum()) * weight,
+        "pair_cosine_count": float(len(cosines)) * weight,
         "pair_cosine_min": float(cosines.min(initial=np.inf)),
-        "pair_within_sum": float(within.sum()),
-        "pair_within_count": float(len(within)),
-        "pair_between_sum": float(between.sum()),
-        "pair_between_count": float(len(between)),
+        "pair_within_sum": float(within.sum()) * weight,
+        "pair_within_count": float(len(within)) * weight,
+        "pair_between_sum": float(between.sum()) * weight,
+        "pair_between_count": float(len(between)) * weight,
     }
 
 

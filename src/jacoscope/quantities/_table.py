@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from jacoscope.config import QuantityName
 from jacoscope.quantities._quantity import Quantity
-from jacoscope.quantities._sample_statistics import SAMPLE_STATISTICS
+from jacoscope.quantities._sample_statistics import OF_ALL_SAMPLES, SAMPLE_STATISTICS
 from jacoscope.quantities._statistics import STATISTICS, Statistic
 from jacoscope.quantities.agreement import AGREEMENT_QUANTITIES
 from jacoscope.quantities.fisher import FISHER_QUANTITIES
@@ -32,6 +32,7 @@ __all__ = [
     "inputs_of",
     "is_per_sample",
     "is_probed",
+    "needs_all_samples",
     "statistics_for",
 ]
 
@@ -88,6 +89,11 @@ def statistics_for(names: Iterable[QuantityName]) -> tuple[Statistic, ...]:
 def is_per_sample(name: QuantityName) -> bool:
     """Whether a quantity takes each sample's contribution to the gradient."""
     return any(need in SAMPLE_STATISTICS for need in QUANTITIES[name].needs)
+
+
+def needs_all_samples(name: QuantityName) -> bool:
+    """Whether a quantity cannot be told from some of a batch's samples."""
+    return not OF_ALL_SAMPLES.isdisjoint(QUANTITIES[name].needs)
 
 
 def is_probed(name: str) -> bool:

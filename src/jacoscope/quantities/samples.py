@@ -22,9 +22,11 @@ _GRAND = (
 _NO_SAMPLES = "there is no sample, or one's gradient has a nan"
 
 
-def _spread(norm_sum: FloatArray, sq_sum: FloatArray, count: FloatArray) -> FloatArray:
+def _spread(
+    norm_sum: FloatArray, sq_sum: FloatArray, excess: FloatArray, count: FloatArray
+) -> FloatArray:
     """Standard deviation over mean of the norms, from sums of them and of their squares."""
-    squares = np.maximum(sq_sum - norm_sum**2 / count, 0.0)
+    squares = np.maximum(sq_sum - (norm_sum**2 - excess) / count, 0.0)
     deviation = np.sqrt(squares / (count - 1))
     return np.where(count > 1, deviation * count / norm_sum, np.nan)
 
@@ -70,8 +72,10 @@ SAMPLE_QUANTITIES: tuple[Quantity, ...] = (
         scaling="unchanged (s ≠ 0)",
         nan_when="there are fewer than two samples, all gradients are zero, or one is not finite",
         reading="0: all samples pull equally hard; above 1: a few carry the step.",
-        needs=("sample_norm_sum", "sample_sq_sum", "sample_count"),
-        finish=lambda s: _spread(s["sample_norm_sum"], s["sample_sq_sum"], s["sample_count"]),
+        needs=("sample_norm_sum", "sample_sq_sum", "sample_norm_excess", "sample_count"),
+        finish=lambda s: _spread(
+            s["sample_norm_sum"], s["sample_sq_sum"], s["sample_norm_excess"], s["sample_count"]
+        ),
         is_log=False,
     ),
     Quantity(

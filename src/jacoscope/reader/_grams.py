@@ -25,7 +25,8 @@ class Gram:
         ids: What each sample is called, N of them.
         labels: The class of each, if known.
         losses: Loss of each, shape (N,), ``nan`` where not known.
-        samples: Number of samples of the whole batch, of which these are the first.
+        samples: Number of samples of the whole batch, of which these are the first that were
+            measured.
         values: g_i·g_k of the per-sample gradients over all watched parameters, shape (N, N), in
             (loss per unit of parameter)².
         eigenvalues: Its eigenvalues, largest first, shape (N,).
