@@ -110,17 +110,24 @@ def test_any_geometry(agree: Agree, case: dict[str, Any]) -> None:
     sizes = (case["samples"], case["repeats"], channels, *case["space"])
     images = torch.randn(sizes, dtype=torch.double)
     rows, grad = _case(images, shape, case["transposed"], case["output_padding"], **geometry)
-    agree(
-        lambda budget: ConvolutionJacobian(
-            images,
-            grad,
-            shape,
-            *geometry.values(),
-            case["transposed"],
-            memory_budget=budget,
-        ),
-        rows,
-    )
+
+    def make(budget: int) -> ConvolutionJacobian:
+        return ConvolutionJacobian(
+            images, grad, shape, *geometry.values(), case["transposed"], memory_budget=budget
+        )
+
+    agree(make, rows)
+    for budget in (1, 10_000, 2**28):
+        _check_pairs_of_pixels(make(budget), rows)
+
+
+def _check_pairs_of_pixels(jacobian: ConvolutionJacobian, rows: Tensor) -> None:
+    """The way by pairs of pixels, whether or not it would be chosen."""
+    rows_NP = rows.flatten(1)
+    scale = float(rows_NP.square().sum())
+    tolerance = {"rtol": 1e-10, "atol": 1e-12 * scale}
+    torch.testing.assert_close(jacobian._pixel_norms(), rows_NP.square().sum(1), **tolerance)
+    torch.testing.assert_close(jacobian._gram_of_pixels(), rows_NP @ rows_NP.T, **tolerance)
 
 
 # Single precision on a processor has a way of its own.

@@ -24,6 +24,7 @@ def by_blocks(
     *,
     dtype: torch.dtype,
     symmetric: bool,
+    most: int | None = None,
 ) -> Tensor:
     """A matrix of samples by samples, in square blocks under the memory budget.
 
@@ -33,12 +34,14 @@ def by_blocks(
         block: From two slices of samples to their block, shape (K, J).
         dtype: The blocks' type.
         symmetric: Whether the matrix is symmetric, so that half of the blocks are mirrored.
+        most: Of how many samples a block is at most.
 
     Returns:
         Shape (N, N).
     """
     samples = jacobian.samples
     side = max(1, int((jacobian.memory_budget / max(pair_bytes, 1)) ** 0.5))
+    side = min(side, most or side)
     chunks = [slice(start, min(start + side, samples)) for start in range(0, max(samples, 1), side)]
     if len(chunks) == 1:
         return block(chunks[0], chunks[0])

@@ -6,38 +6,29 @@ Shape suffixes: N samples, K rows of the convolution per sample, C channels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
 from jacoscope.jacobian._arithmetic import compute_dtype, lengths
+from jacoscope.jacobian._blocks import by_blocks
+from jacoscope.jacobian._convolution_probe import probe
+from jacoscope.jacobian._convolution_rows import ConvolutionRows, power_below
 from jacoscope.jacobian._geometry import Geometry
 from jacoscope.jacobian._indices import Index
 from jacoscope.jacobian._jacobian import DEFAULT_MEMORY_BUDGET, Jacobian
 from jacoscope.jacobian._outer import OuterJacobian
 from jacoscope.jacobian._outer_products import closed_work, making_work
+from jacoscope.jacobian._pixel_pairs import PixelPairs
 from jacoscope.jacobian._rowwise import add, join, measure_slabs
 
 __all__ = ["ConvolutionJacobian"]
 
-_CACHED = 2**20
-"""Scalars of rows that are made at once."""
-_SLAB = 2**21
-"""Scalars of rows that are looked at at once, where all of them are too many."""
-_FAR = 2**23
-"""Scalars of rows from which on writing them out costs more than making them in slabs."""
-
-
-def _at_once(scalars: int) -> int:
-    """Of how many samples rows of so many scalars are made at once."""
-    return _power_below(_CACHED // max(scalars, 1))
-
-
-def _power_below(number: int) -> int:
-    """The largest power of two up to a number, at least 1."""
-    return 1 << max(0, number.bit_length() - 1)
+_PAIRS = 2**21
+"""Scalars of pairs of pixels that are made at once."""
 
 
 @final
@@ -103,35 +94,125 @@ class ConvolutionJacobian(Jacobian):
                 f"groups: its first lengths would have to be {channels}"
             )
 
+    def select(self, index: Tensor) -> ConvolutionJacobian:
+        """The Jacobian of some samples alone."""
+        geometry = self._geometry
+        return ConvolutionJacobian(
+            self._patched[index],
+            self._paired[index],
+            self.parameter_shape,
+            geometry.stride,
+            geometry.padding,
+            geometry.dilation,
+            geometry.groups,
+            memory_budget=self.memory_budget,
+        )
+
+    @property
+    def _sizes(self) -> Hashable:
+        repeats = self._paired.shape[1]
+        return self._geometry, self.parameter_shape, repeats, self.dtype, self.device.type
+
+    def _plan(self, wants: Sequence[str]) -> tuple[float, tuple[str, ...]]:
+        if not _NORMS_AND_GRAM.issubset(wants):
+            return super()._plan(wants)
+        # The norms are the Gram matrix's diagonal.
+        work, from_rows = super()._plan(_without_norms(wants))
+        return work, (*from_rows, "row_sq_norms") if "gram" in from_rows else from_rows
+
     def _closed_work(self, want: str) -> float:
+        return min(self._patch_work(want), self._pixel_work(want))
+
+    def _patch_work(self, want: str) -> float:
         if want == "gram" and not self._fits:
             return math.inf
         return closed_work(want, self.samples, self._terms, self._form)
 
+    def _pixel_work(self, want: str) -> float:
+        if want not in ("row_sq_norms", "gram") or self._terms == 1 or not self._pixels.overlap:
+            return math.inf
+        pairs = self.samples**2 if want == "gram" else self.samples
+        return pairs * self._pixels.work
+
     def _closed(self, wants: Sequence[str]) -> dict[str, Tensor]:
+        if _NORMS_AND_GRAM.issubset(wants):
+            known = self._closed(_without_norms(wants))
+            return {**known, "row_sq_norms": known["gram"].diagonal().clamp_min(0)}
         results = {"sum": self._weighted_sum(None)} if "sum" in wants else {}
-        others = tuple(want for want in wants if want != "sum")
+        others: list[str] = []
+        for want in wants:
+            if want == "sum":
+                continue
+            if self._pixel_work(want) < self._patch_work(want):
+                results[want] = self._gram_of_pixels() if want == "gram" else self._pixel_norms()
+            else:
+                others.append(want)
         if not others:
             return results
         chunks = self._chunks(self._patch_bytes)
         found = [self._unfold(chunk)._closed(others) for chunk in chunks]
         return results | {want: _COMBINE[want]([part[want] for part in found]) for want in others}
 
+    def _pixel_norms(self) -> Tensor:
+        pixels = self._pixels
+        scalars = pixels.pair_scalars + 2 * pixels.sample_scalars
+        at_once = power_below(_PAIRS // max(pixels.pair_scalars, 1))
+        chunks = self._chunks(scalars * self.dtype.itemsize, at_once)
+        return join([pixels.sq_norms(*self._cast(chunk)) for chunk in chunks])
+
+    def _gram_of_pixels(self) -> Tensor:
+        pixels = self._pixels
+
+        def block_KJ(chunk: slice, other: slice) -> Tensor:
+            second = None if chunk == other else self._cast(other)
+            return pixels.gram(self._cast(chunk), second)
+
+        pair = pixels.pair_scalars
+        return by_blocks(
+            self,
+            (pair + 4 * pixels.sample_scalars) * self.dtype.itemsize,
+            block_KJ,
+            dtype=self.dtype,
+            symmetric=True,
+            most=power_below(math.isqrt(_PAIRS // max(pair, 1))),
+        )
+
     def _making_work(self) -> float:
         return making_work(self.samples, self._terms, self._form)
 
+    def _scan_work(self, want: str) -> float:
+        samples, scalars = self.shape
+        if want == "row_sq_norms" and self._direct:
+            return 2 * samples * scalars  # they are still in the cache
+        return super()._scan_work(want)
+
     def _from_rows(self, wants: Sequence[str]) -> dict[str, Tensor]:
-        if "gram" in wants and self._direct and self._geometry.groups == 1:
-            samples, scalars = self.shape
-            if samples * scalars > _FAR and samples * self._channel_size <= _SLAB:
-                return measure_slabs(self._slabs(), wants, samples, self.parameter_shape)
+        if "gram" in wants and self._direct and self._tiles_fit:
+            return self._gram_and_others(wants)
+        if "gram" not in wants and self._direct and self._by_sample:
+            return self._from_samples(wants)
         if self._fits and not self._direct:
             return self._unfold(slice(0, self.samples))._from_rows(wants)
         return super()._from_rows(wants)
 
+    def _gram_and_others(self, wants: Sequence[str]) -> dict[str, Tensor]:
+        tiles = self._direct_rows.tiles(*self._cast(slice(None)))
+        others = _without_norms(wants)
+        found = measure_slabs(tiles, others, self.samples, self.parameter_shape)
+        if "row_sq_norms" in wants:
+            found["row_sq_norms"] = found["gram"].diagonal().clone()
+        return found
+
+    def _from_samples(self, wants: Sequence[str]) -> dict[str, Tensor]:
+        parts = [
+            self._direct_rows.measure(*self._cast(chunk), wants)
+            for chunk in self._chunks(4 * self._cast_bytes)
+        ]
+        return {want: _COMBINE[want]([part[want] for part in parts]) for want in wants}
+
     def _rows(self, index: Index) -> Tensor:
         if self._direct:
-            return self._rows_side_by_side(index)
+            return self._direct_rows.of(*self._cast(index))
         if self._fits:
             return self._unfold(index)._rows(slice(None))
         chosen = torch.arange(self.samples, device=self.device)[index]
@@ -181,26 +262,10 @@ class ConvolutionJacobian(Jacobian):
         return self._probe_natively(left, factors[1].view(1, 1, *self._geometry.kernel), factors[0])
 
     def _probe_natively(self, left: Tensor, kernel: Tensor, width: Tensor | None = None) -> Tensor:
-        """By a convolution with one kernel for each group.
-
-        Args:
-            left: Shape (G · p,).
-            kernel: Shape (1, w, *kernel).
-            width: Shape (w,), by which channels are added up first; then w is 1 in ``kernel``.
-        """
         groups, p, _ = self._form
-        kernels = kernel.expand(groups, *kernel.shape[1:])
-        parts: list[Tensor] = []
-        for chunk in self._chunks(2 * self._cast_bytes):
-            patched_NKC, paired_NKC = self._cast(chunk)
-            patched_BC = patched_NKC.flatten(0, 1)
-            if width is not None:
-                patched_BC = _contracted(patched_BC, width.expand(groups, -1))
-            answers = self._geometry.correlate(patched_BC, kernels)
-            scales = _contracted(paired_NKC.flatten(0, 1), left.view(groups, p))
-            products = scales.flatten(1).mul_(answers.reshape(len(scales), -1))
-            parts.append(products.view(len(paired_NKC), -1).sum(1))
-        return join(parts)
+        chunks = map(self._cast, self._chunks(2 * self._cast_bytes))
+        left_Gp = left.view(groups, p)
+        return join([probe(self._geometry, *chunk, left_Gp, kernel, width) for chunk in chunks])
 
     def _magnitude(self) -> Tensor:
         """By Schwarz's inequality over the patches of a group, an element being in so many."""
@@ -223,39 +288,6 @@ class ConvolutionJacobian(Jacobian):
             self.parameter_shape,
             memory_budget=self.memory_budget // 2,
         )
-
-    def _slabs(self) -> Iterator[tuple[slice, Tensor]]:
-        """All samples' rows, some of the weight's first dimension at a time."""
-        patched, paired = self._cast(slice(None))
-        # Kernels are made for powers of two.
-        lines = _power_below(_SLAB // (self.samples * self._channel_size))
-        for start in range(0, self.parameter_shape[0], lines):
-            part = slice(start, min(start + lines, self.parameter_shape[0]))
-            slab = paired.new_empty(self.samples, part.stop - start, self._channel_size)
-            step = _at_once(slab.shape[1] * slab.shape[2])
-            for first in range(0, self.samples, step):
-                chunk = slice(first, first + step)
-                rows = self._side_by_side(patched[chunk], paired[chunk, :, part])
-                slab[chunk] = rows.view(len(rows), *slab.shape[1:])
-            yield part, slab
-
-    def _rows_side_by_side(self, index: Index) -> Tensor:
-        """Rows by one convolution, in which each sample has channels and groups of its own."""
-        patched, paired = self._cast(index)
-        samples, step = len(paired), self._rows_at_once
-        if samples <= step:
-            return self._side_by_side(patched, paired)
-        rows = paired.new_empty(samples, *self.parameter_shape)
-        for start in range(0, samples, step):
-            part = slice(start, start + step)
-            rows[part] = self._side_by_side(patched[part], paired[part])
-        return rows
-
-    def _side_by_side(self, patched: Tensor, paired: Tensor) -> Tensor:
-        samples = len(paired)
-        patched, paired = (factor.transpose(0, 1).flatten(1, 2) for factor in (patched, paired))
-        rows = self._geometry.weight_gradient(patched, paired, samples)
-        return rows.reshape(samples, -1, *self.parameter_shape[1:])
 
     def _cast(self, index: Index) -> tuple[Tensor, Tensor]:
         return self._patched[index].to(self.dtype), self._paired[index].to(self.dtype)
@@ -297,18 +329,31 @@ class ConvolutionJacobian(Jacobian):
 
     @property
     def _rows_at_once(self) -> int:
-        """What stays in the processor's cache: beyond it, PyTorch's kernel is 2 to 6 times slower.
-
-        Its time hardly depends on the number of samples below that.
-        """
-        if not self._direct:
-            return self.samples
-        return _at_once(self.shape[1])
+        return self._direct_rows.at_once if self._direct else self.samples
 
     @property
-    def _channel_size(self) -> int:
-        """Scalars of the weight in one line of its first dimension."""
-        return math.prod(self.parameter_shape[1:])
+    def _direct_rows(self) -> ConvolutionRows:
+        return ConvolutionRows(self._geometry, self.parameter_shape)
+
+    @property
+    def _by_sample(self) -> bool:
+        return self._direct_rows.by_sample(self._cast(slice(0, 0))[1])
+
+    @property
+    def _tiles_fit(self) -> bool:
+        """Whether all samples' rows can be made tile by tile under the memory budget."""
+        tile = self._direct_rows.tile(self.samples)
+        if tile is None:
+            return False
+        scalars = self.samples * math.prod((*tile, *self._geometry.kernel))
+        needed = 2 * scalars * self.dtype.itemsize + self.samples * self._cast_bytes
+        return needed <= self.memory_budget
+
+    @cached_property
+    def _pixels(self) -> PixelPairs:
+        _, p, _ = self._form
+        width = self._patched.shape[2] // self._geometry.groups
+        return PixelPairs(self._geometry, self._paired.shape[1], (width, p))
 
     @property
     def _fits(self) -> bool:
@@ -327,20 +372,14 @@ class ConvolutionJacobian(Jacobian):
         return (self._patched[:1].numel() + self._paired[:1].numel()) * self.dtype.itemsize
 
 
-def _contracted(factor_BC: Tensor, weights_Gw: Tensor) -> Tensor:
-    """Channels of each group added up with weights, shape (B, G, *space)."""
-    rows, _, *space = factor_BC.shape
-    groups, width = weights_Gw.shape
-    if groups == 1:  # other ways to write it are up to twenty times slower on processors
-        summed = torch.matmul(weights_Gw[0], factor_BC.flatten(2))
-    else:
-        grouped = factor_BC.reshape(rows, groups, width, -1)
-        summed = torch.matmul(weights_Gw.unsqueeze(1), grouped).squeeze(2)
-    return summed.reshape(rows, groups, *space)
+def _without_norms(wants: Sequence[str]) -> tuple[str, ...]:
+    return tuple(want for want in wants if want != "row_sq_norms")
 
 
+_NORMS_AND_GRAM = {"row_sq_norms", "gram"}
 _COMBINE: Mapping[str, Callable[[list[Tensor]], Tensor]] = {
     "row_sq_norms": join,
     "column_sq_norms": add,
+    "sum": add,
     "gram": join,
 }

@@ -13,9 +13,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["Geometry"]
+__all__ = ["Geometry", "Phase"]
 
 _CONVOLVE = (functional.conv1d, functional.conv2d, functional.conv3d)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Pixels along a dimension that are a stride apart, and the kernel's elements that meet them.
+
+    Args:
+        pixels: Those that are met, of all.
+        count: How many they are.
+        shifts: For each element of the kernel, which of them the first patch has there; outside of
+            them there is padding.
+    """
+
+    pixels: slice
+    count: int
+    shifts: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,12 @@ class Geometry:
         return math.prod(
             -(-width // stride) if dilation == 1 else width for width, stride, dilation in sizes
         )
+
+    @property
+    def phases(self) -> list[list[Phase]]:
+        """Along each dimension, the pixels that patches see, by their place between two strides."""
+        numbers = (self.space, self.positions, self.kernel, self.stride, self.padding)
+        return [_phases(*each) for each in zip(*numbers, self.dilation, strict=True)]
 
     def patches(self, patched_NKC: Tensor) -> Tensor:
         """All patches, shape (N, G, w · kernel, K · positions)."""
@@ -145,3 +167,21 @@ class Geometry:
             (size + 2 * pad - dilation * (width - 1) - 1) // stride + 1
             for size, width, stride, pad, dilation in sizes
         )
+
+
+def _phases(
+    size: int, positions: int, width: int, stride: int, pad: int, dilation: int
+) -> list[Phase]:
+    steps: dict[int, list[int]] = {}
+    for element in range(width):
+        step, place = divmod(element * dilation - pad, stride)
+        steps.setdefault(place, []).append(step)
+    phases: list[Phase] = []
+    for place, each in steps.items():
+        first = max(0, min(each))
+        last = min(positions - 1 + max(each), (size - 1 - place) // stride)
+        count = max(0, last - first + 1)
+        start = place + stride * first
+        pixels = slice(start, start + stride * count, stride)
+        phases.append(Phase(pixels, count, tuple(step - first for step in each)))
+    return phases

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from jacoscope.jacobian._arithmetic import lengths
-from jacoscope.jacobian._products import row_products
+from jacoscope.jacobian._inner_products import gram_of_rows
 
 if TYPE_CHECKING:
     from jacoscope.jacobian._jacobian import Jacobian
 
 __all__ = ["OF_ROWS", "add", "join", "measure_rows", "measure_slabs"]
+
+_LONG = 2**15
+"""Scalars of a row from which on a pass for each row is faster than one for many."""
 
 
 def join(parts: list[Tensor]) -> Tensor:
@@ -39,21 +42,27 @@ def _row_sq_norms(rows_KP: Tensor) -> Tensor:
 def _column_sq_norms(rows_KP: Tensor) -> Tensor:
     # A norm along the first dimension is slow on processors, and squares of all would take as much
     # memory again as the rows do.
-    most = 2**18 if rows_KP.device.type == "cpu" else 2**24
-    step = max(1, most // max(rows_KP.shape[1], 1))
-    squares_P = rows_KP[:step].square().sum(0)
-    for start in range(step, rows_KP.shape[0], step):
-        if step == 1:
-            squares_P.addcmul_(rows_KP[start], rows_KP[start])
-        else:
-            squares_P += rows_KP[start : start + step].square().sum(0)
+    samples, scalars = rows_KP.shape
+    is_cpu = rows_KP.device.type == "cpu"
+    step = max(1, (2**18 if is_cpu else 2**24) // max(scalars, 1))
+    if samples and (step == 1 or (is_cpu and scalars >= _LONG)):
+        squares_P = rows_KP[0].square()
+        for row_P in rows_KP[1:]:
+            squares_P.addcmul_(row_P, row_P)
+        return squares_P
+    if samples <= step:
+        return rows_KP.square().sum(0)
+    squares_P = rows_KP.new_zeros(scalars)
+    squares_SP = rows_KP.new_empty(step, scalars)
+    for part_SP in torch.split(rows_KP, step):
+        squares_P += torch.mul(part_SP, part_SP, out=squares_SP[: len(part_SP)]).sum(0)
     return squares_P
 
 
 OF_ROWS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "row_sq_norms": _row_sq_norms,
     "column_sq_norms": _column_sq_norms,
-    "gram": row_products,
+    "gram": gram_of_rows,
     "sum": lambda rows_KP: rows_KP.sum(0),
 }
 
