@@ -4,15 +4,16 @@
     pip install -c constraints.txt --no-deps backpack-for-pytorch   # its own would pull torchvision
     python scripts/benchmark.py                  # jacoscope.capture and its peers
     python scripts/benchmark.py monitor          # the monitor's whole steps, and writing
-    python scripts/benchmark.py fit              # whole runs of the shipped experiments
+    python scripts/benchmark.py fit              # whole runs of shipped experiments, minutes
     python scripts/benchmark.py scaling --figure docs/images/scaling.png
     python scripts/benchmark.py profile          # operators that take a captured step's time
     python scripts/benchmark.py report --json figures.json --markdown docs/speed.md
 
 Plain and other runs take turns in one process, so that a noisy machine disturbs all alike; figures
-are medians over rounds of the ratio within a round. Every result of every tool is compared with
-plain autograd, sample by sample in double precision. Peers that are not installed, or cannot run a
-workload, say so in the table.
+are medians over rounds of the ratio within a round. Three rounds of ``fit`` take about a quarter of
+an hour on two cores; ``--rounds 1`` or ``--experiments digits_cnn`` take less. Every result of each
+tool is compared with plain autograd, sample by sample in double precision. Peers that are not
+installed, or cannot run a workload, say so in the table.
 
 With ``--json`` figures are added to those that the file has, so that a long comparison can be made
 workload by workload. With ``--markdown`` they are written as tables, between the page's markers
@@ -90,9 +91,11 @@ def _measure(options: argparse.Namespace, figures: dict[str, Any]) -> None:
     elif options.part == "fit":
         from benchmarking.fits import EXPERIMENTS, whole_fits
 
-        runs = figures.get("fit", {}).get("runs", {})
-        runs = runs | whole_fits(options.experiments or EXPERIMENTS, rounds, options.epochs)
-        figures["fit"] = {"runs": runs} | where
+        names = options.experiments or EXPERIMENTS
+        rows = figures.get("fit", {}).get("rows", [])
+        kept = [row for row in rows if row["experiment"] not in names]
+        rows = kept + whole_fits(names, rounds, options.epochs)
+        figures["fit"] = {"rows": rows} | where
     elif options.part == "profile":
         from benchmarking.profiling import profiles
 

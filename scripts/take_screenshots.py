@@ -64,7 +64,7 @@ README = (
 
 
 def train(folder: Path) -> None:
-    """Train the shipped experiments, as they are but for how long and where to."""
+    """Train the shipped experiments for a few epochs, digits with every step captured."""
     for name, epochs in EPOCHS.items():
         print(f"training {name} for {epochs} epochs", flush=True)
         command = [
@@ -75,6 +75,8 @@ def train(folder: Path) -> None:
             "--trainer.logger.init_args.version=",
             "--trainer.enable_progress_bar=false",
         ]
+        if name == "digits_cnn":
+            command.append(f"--monitor={ROOT / 'configs' / 'monitor' / 'every_sample.yaml'}")
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 

@@ -119,8 +119,8 @@ def _section(experiment: Path) -> dict[str, Any]:
 def test_there_are_configurations_to_test() -> None:
     assert len(_EXPERIMENTS) == 6
     assert [path.stem for path in _MONITORS] == [
-        *("attention_only", "first_steps", "full", "minimal", "probes", "samples", "strict"),
-        "weights_only",
+        *("attention_only", "every_sample", "first_steps", "full", "minimal", "probes"),
+        *("samples", "strict", "weights_only"),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import re
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -220,14 +221,21 @@ def _monitor(figures: Mapping[str, Any]) -> str:
 
 
 def _fit(figures: Mapping[str, Any]) -> str:
-    runs = figures["runs"]
-    labels = list(next(iter(runs.values()))["ratios"])
     rows = []
-    for name, each in runs.items():
+    for each in figures["rows"]:
         epochs = "" if each["epochs"] is None else f", epochs: {each['epochs']}"
-        plain = f"{each['plain_s']:.1f} s{epochs}"
-        rows.append([name, plain, *(f"{each['ratios'][label]:.3f}" for label in labels)])
-    return f"*{figures['machine']}*\n\n{_table(['', 'without', *labels], rows)}"
+        spread = " to ".join(f"{pick(each['ratios']):.3f}" for pick in (min, max))
+        rows.append(
+            [
+                each["experiment"],
+                each["watched"],
+                f"{each['plain_s']:.1f} s{epochs}",
+                f"{statistics.median(each['ratios']):.3f} ({spread})",
+                f"{statistics.median(each['cpu_ratios']):.3f}",
+            ]
+        )
+    columns = ["", "watched", "without", "ratio (rounds)", "of processor time"]
+    return f"*{figures['machine']}*\n\n{_table(columns, rows)}"
 
 
 def _scaling(figures: Mapping[str, Any]) -> str:

@@ -158,13 +158,16 @@ class JacoscopeCLI(LightningCLI):
         rules = [rule.quantities or () for rule in monitor.config.layers]
         ranked = any(is_per_sample(name) for names in (asked, *rules) for name in names)
         probed = any(is_probed(name) for names in (asked, *rules) for name in names)
-        samples = f"  Text, Images {group}_samples…: the samples that stand out\n" * ranked
-        probes = f"  Text, Images {group}_all_else_equal, {group}_outputs: probes\n" * probed
+        is_drawn = bool(monitor.config.output.pictures)
+        tabs = "Text, Images" if is_drawn else "Text       "
+        images = f"  Images      {group}_layers_by_step/: every layer over the run\n" * is_drawn
+        samples = f"  {tabs} {group}_samples…: the samples that stand out\n" * ranked
+        probes = f"  {tabs} {group}_all_else_equal, {group}_outputs: probes\n" * probed
         print(
             f"\nRecorded in {monitor.run_dir}\n"
             f"Look at it:   tensorboard --logdir {Path(monitor.run_dir).parent}\n"
             f"  Scalars     {group}/: the whole model at a glance\n"
-            f"  Images      {group}_layers_by_step/: every layer over the run\n"
+            f"{images}"
             f"  Text        {group}/about: what each number means\n"
             f"{samples}{probes}"
             f"In Python:    jacoscope.read_run({monitor.run_dir!r})"

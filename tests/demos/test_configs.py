@@ -74,5 +74,6 @@ def test_optimizer_key_overrides_the_task_s_own() -> None:
 
 
 def test_main_experiment_learns_the_digits() -> None:
-    cli = _fit(_config("digits_cnn"), {"logger": False, "enable_checkpointing": False})
+    short = {"max_epochs": 10, "logger": False, "enable_checkpointing": False}
+    cli = _fit(_config("digits_cnn"), short)
     assert cli.trainer.callback_metrics["val/accuracy"] >= 0.97

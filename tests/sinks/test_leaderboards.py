@@ -327,7 +327,7 @@ def test_short_epochs_are_drawn_at_the_end_alone(tmp_path: Path, values: Values)
 def test_long_epochs_are_all_drawn_once(
     tmp_path: Path, values: Values, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jacoscope.sinks._sample_pictures._SHARE", float("inf"))
+    monkeypatch.setattr("jacoscope.sinks._drawing_time._SHARE", float("inf"))
     _write(tmp_path, *(_boards(thing=_image, epoch=e) for e in range(2)), pictures=("grad_rms",))
     assert [step for step, _ in values("images")] == [9] * len(_BOARDS) + [19] * len(_BOARDS)
 
@@ -339,7 +339,7 @@ def test_a_picture_that_fails_costs_pictures_alone(
         raise ValueError("no such font")
 
     monkeypatch.setattr("jacoscope.sinks._thumbnails.draw_thumbnails", fail)
-    monkeypatch.setattr("jacoscope.sinks._sample_pictures._SHARE", float("inf"))
+    monkeypatch.setattr("jacoscope.sinks._drawing_time._SHARE", float("inf"))
     epochs = [_boards(thing=_image, epoch=epoch) for epoch in range(2)]
     with pytest.warns(jacoscope.MonitorWarning, match="drawing samples failed.*no such font"):
         _write(tmp_path, *epochs, faults=Faults("warn"), records=True, pictures=("grad_rms",))

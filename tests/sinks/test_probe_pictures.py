@@ -11,6 +11,7 @@ import pytest
 
 from jacoscope.probe_record import AllocationRecord, OutputSensitivity, ProbeRecord
 from jacoscope.probing import AllElseEqual, LayerShare, Saliency
+from jacoscope.sinks._drawing_time import DrawingTime
 from jacoscope.sinks._probe_pictures import _MOST_KEPT, ProbePictures
 
 _WATERFALL, _ALLOCATION = "g_all_else_equal/waterfall", "g_all_else_equal/allocation"
@@ -60,7 +61,7 @@ class _Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     clock = _Clock()
-    monkeypatch.setattr("jacoscope.sinks._probe_pictures.time", clock)
+    monkeypatch.setattr("jacoscope.sinks._drawing_time.time", clock)
     return clock
 
 
@@ -105,7 +106,7 @@ def _nothing(step: int) -> ProbeRecord:
 
 
 def _pictures(writer: _Writer, is_wanted: bool = True, **options: Any) -> ProbePictures:
-    return ProbePictures(writer, "g", is_wanted, **options)  # type: ignore[arg-type]
+    return ProbePictures(writer, "g", is_wanted, DrawingTime(), **options)  # type: ignore[arg-type]
 
 
 # What is written
@@ -113,8 +114,10 @@ def _pictures(writer: _Writer, is_wanted: bool = True, **options: Any) -> ProbeP
 
 def test_a_probe_is_written_under_its_step() -> None:
     writer = _Writer()
-    _pictures(writer).write(_record(5))
+    pictures = _pictures(writer)
+    pictures.write(_record(5))
     assert writer.texts == [(_STEP, 5), (_ABOUT, 5)]
+    pictures.draw()
     assert set(writer.images) == {(tag, 5) for tag in _PICTURES}
     for tag in _PICTURES:
         assert writer.things[tag, 5].shape[1:] == (1280, 3)
@@ -135,14 +138,18 @@ def test_what_was_not_probed_has_no_picture(
     part: str, tag: str, drawn: list[tuple[Any, ...]]
 ) -> None:
     writer = _Writer()
-    _pictures(writer).write(_record(**{part: None}))
+    pictures = _pictures(writer)
+    pictures.write(_record(**{part: None}))
+    pictures.draw()
     assert {tag for tag, _ in writer.images} == _PICTURES - {tag}
     assert ((_STEP, 5) in writer.texts) is (part != "all_else_equal")
 
 
 def test_a_spectrum_of_layers_alone_has_no_picture(drawn: list[tuple[Any, ...]]) -> None:
     writer = _Writer()
-    _pictures(writer).write(_record(spectra={"a": np.ones(3)}))
+    pictures = _pictures(writer)
+    pictures.write(_record(spectra={"a": np.ones(3)}))
+    pictures.draw()
     assert {tag for tag, _ in writer.images} == _PICTURES - {_SPECTRUM}
 
 
@@ -200,46 +207,78 @@ def test_the_past_stays_short(drawn: list[tuple[Any, ...]]) -> None:
 # When it is drawn
 
 
-def test_the_first_and_the_last_are_always_drawn(
-    clock: _Clock, drawn: list[tuple[Any, ...]]
-) -> None:
+def test_a_short_run_is_drawn_at_its_end_alone(drawn: list[tuple[Any, ...]]) -> None:
     writer = _Writer()
     pictures = _pictures(writer)
     for step in range(4):
         pictures.write(_record(step))
-    assert {step for _, step in writer.images} == {0}
+    assert not writer.images
     pictures.draw()
-    assert [step for _, step in writer.images] == [0] * 5 + [3] * 5
+    assert [step for _, step in writer.images] == [3] * 5
     pictures.draw()
-    assert len(writer.images) == 10, "nothing new"
+    assert len(writer.images) == 5, "nothing new"
 
 
-def test_drawing_takes_a_fiftieth_of_the_time_at_most(
+def test_what_waits_is_drawn_when_there_is_time(
+    clock: _Clock, drawn: list[tuple[Any, ...]]
+) -> None:
+    writer = _Writer()
+    pictures = _pictures(writer)
+    pictures.write(_record(0))
+    clock.now += 100.0
+    pictures.catch_up()
+    assert not writer.images, "five pictures at a fifth of a second, twice, are 2 s of 200"
+    clock.now += 101.0
+    pictures.catch_up()
+    pictures.catch_up()
+    assert writer.images == [(tag, 0) for tag in dict.fromkeys(tag for tag, _ in writer.images)]
+    assert len(writer.images) == 5
+
+
+def test_drawing_takes_a_hundredth_of_the_time_at_most(
     clock: _Clock, drawn: list[tuple[Any, ...]]
 ) -> None:
     writer = _Writer()
     pictures = _pictures(writer)
     begun = clock.now
-    for step in range(3000):
+    for step in range(6000):
         pictures.write(_record(step))
-        spent = 0.5 * len(drawn)
-        if step > 200:
-            assert spent <= 0.021 * (clock.now - begun)
+        assert 0.5 * len(drawn) <= 0.01 * (clock.now - begun) + 0.5
         clock.now += 1.0
+    pictures.draw()
+    assert 0.5 * len(drawn) <= 0.01 * (clock.now - begun) + 0.5, "with what the end draws"
     times = len(writer.images) / 5
-    assert 15 < times <= 25, "a fiftieth of 3000 s, in pictures of half a second"
-    assert len(writer.texts) == 3001
+    assert 18 < times <= 25, "a hundredth of 6000 s, in pictures of half a second"
+    assert len(writer.texts) == 6001
 
 
-def test_a_picture_that_comes_later_is_drawn_when_it_first_comes(
-    clock: _Clock, drawn: list[tuple[Any, ...]]
-) -> None:
-    writer = _Writer()
-    pictures = _pictures(writer)
-    pictures.write(_record(0, allocation=None))
-    pictures.write(_record(1))
-    pictures.write(_record(2))
-    assert [tag for tag, step in writer.images if step > 0] == [_ALLOCATION]
+def test_all_that_draws_shares_the_time(clock: _Clock, drawn: list[tuple[Any, ...]]) -> None:
+    time = DrawingTime()
+    one, other = (
+        ProbePictures(_Writer(), name, True, time)  # type: ignore[arg-type]
+        for name in ("one", "other")
+    )
+    clock.now += 300.0
+    one.write(_record(0))
+    other.write(_record(0))
+    assert len(drawn) == 5, "2.5 s of 3 s are gone"
+
+
+def test_a_picture_that_fails_has_taken_its_time(clock: _Clock) -> None:
+    time = DrawingTime()
+
+    def fail() -> None:
+        with time.drawing(1):
+            clock.now += 0.9
+            raise ValueError("no such font")
+
+    clock.now += 100.0
+    assert time.allows(2)
+    with pytest.raises(ValueError, match="no such font"):
+        fail()
+    assert not time.allows(1)
+    clock.now += 200.0
+    assert time.allows(1)
 
 
 def test_the_last_of_each_picture_is_drawn_under_its_own_step(
@@ -268,6 +307,7 @@ def test_after_a_stop_texts_alone_are_written(drawn: list[tuple[Any, ...]]) -> N
     writer = _Writer()
     pictures = _pictures(writer)
     pictures.write(_record(0))
+    pictures.draw()
     pictures.write(_record(1))
     pictures.stop()
     pictures.draw()
@@ -277,14 +317,18 @@ def test_after_a_stop_texts_alone_are_written(drawn: list[tuple[Any, ...]]) -> N
     assert [step for tag, step in writer.texts if tag == _STEP] == [0, 1, 2]
 
 
-def test_texts_are_written_before_a_picture_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_written_before_a_picture_fails(
+    clock: _Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: Any) -> None:
         raise ValueError("no such font")
 
     monkeypatch.setattr("jacoscope.sinks._waterfall.draw_waterfall", fail)
     writer = _Writer()
+    pictures = _pictures(writer)
+    clock.now += 1000.0
     with pytest.raises(ValueError, match="no such font"):
-        _pictures(writer).write(_record(0))
+        pictures.write(_record(0))
     assert writer.texts == [(_STEP, 0), (_ABOUT, 0)]
 
 
@@ -293,12 +337,13 @@ def test_matplotlib_is_not_imported_for_texts(tmp_path: Path) -> None:
         "import sys\n"
         "from jacoscope.probe_record import ProbeRecord\n"
         "from jacoscope.probing import AllElseEqual, LayerShare\n"
+        "from jacoscope.sinks._drawing_time import DrawingTime\n"
         "from jacoscope.sinks._probe_pictures import ProbePictures\n"
         "class Writer:\n"
         "    def add_text(self, *_): pass\n"
         "result = AllElseEqual(2.0, 1.9, (LayerShare('a', -0.1, 0.0, -0.1),), 0.0)\n"
         "record = ProbeRecord(0, 0, (), all_else_equal=result)\n"
-        "ProbePictures(Writer(), 'g', False).write(record)\n"
+        "ProbePictures(Writer(), 'g', False, DrawingTime()).write(record)\n"
         "print('matplotlib' in sys.modules)\n"
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -261,10 +261,21 @@ def test_pictures_wait_until_they_are_affordable(write: Train, values: Values, t
 def test_pictures_are_drawn_now_and_then(
     write: Train, values: Values, tiny: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jacoscope.sinks._pictures._SHARE", float("inf"))
+    monkeypatch.setattr("jacoscope.sinks._drawing_time._SHARE", float("inf"))
     config = {**_config(**_OFF | {"pictures": ["grad_rms"]}), "schedule": {"every": 1}}
     write(tiny(), config, steps=range(29))
     assert [step for step, _ in values("images")] == [7, 11, 17, 26, 28]
+
+
+def test_pictures_that_wait_have_their_chance_at_every_captured_step(
+    write: Train, tiny: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name in ("_sample_pictures.SamplePictures", "_probe_pictures.ProbePictures"):
+        path = f"jacoscope.sinks.{name}.catch_up"
+        monkeypatch.setattr(path, lambda self: asked.append(type(self).__name__))
+    write(tiny(), _config(**_OFF | {"pictures": ["grad_rms"]}), steps=range(3))
+    assert asked == ["SamplePictures", "ProbePictures"] * 3
 
 
 def test_a_picture_is_not_drawn_twice(write: Train, values: Values, tiny: type) -> None:

@@ -42,12 +42,13 @@ _SAMPLE_CHECKS = [
 ]
 
 
-def card_text(run: RunInfo, gradient: GradientInfo) -> str:
+def card_text(run: RunInfo, gradient: GradientInfo, extent: str = "") -> str:
     """The card, in Markdown.
 
     Args:
         run: The run.
         gradient: Which gradient its numbers are of.
+        extent: How much of a step per-sample quantities are measured on now, if it is not all.
     """
     return "\n\n".join(
         [
@@ -58,6 +59,7 @@ def card_text(run: RunInfo, gradient: GradientInfo) -> str:
             _pictures(run),
             _single(run),
             _samples(run),
+            _extent(extent),
             _probes(run),
             _quantities(run.selection),
             _left_out(run.selection),
@@ -121,6 +123,16 @@ def _samples(run: RunInfo) -> str:
         f"## Samples\n\nTexts `{group}_samples/…` and images `{group}_samples_pictures/…`, once an "
         "epoch: the captured samples with the largest gradients and those that pull against the "
         "others. Only captured steps show samples; `schedule: {every: 1}` shows all of them."
+    )
+
+
+def _extent(extent: str) -> str:
+    if not extent:
+        return ""
+    return (
+        f"## Less than all of a step\n\nFrom this step on per-sample quantities are {extent}. "
+        "Means and variances are unbiased all the same; extremes are those of the samples that "
+        "were measured. Where layers take turns, what is over several of them is absent."
     )
 
 

@@ -1,7 +1,9 @@
-"""Raw TensorBoard events: tensors and texts that a plugin reads.
+"""TensorBoard's values, and events of many.
 
 Torch's ``SummaryWriter.add_tensor`` sets no data class, and without one TensorBoard's fast loader
-drops tensors, so the events are built here.
+drops tensors, so those that a plugin reads are built here. Its ``add_scalar`` and its like make an
+event of each value, of which it lets ten wait and then stops the training until the file has caught
+up.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_STRING
 
 from jacoscope.schema import PLUGIN_NAME
 
-__all__ = ["EventWriter", "add_values", "tensor_value", "text_value"]
+__all__ = [
+    "EventWriter",
+    "add_values",
+    "histogram_value",
+    "scalar_value",
+    "tensor_value",
+    "text_panel",
+    "text_value",
+]
 
 _TYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.float64): DT_DOUBLE}
 
@@ -56,6 +66,51 @@ def text_value(tag: str, text: str, content: bytes | None = None) -> Any:
         dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[text.encode()]
     )
     return Summary.Value(tag=tag, tensor=tensor, metadata=_metadata(content))
+
+
+def scalar_value(tag: str, value: float) -> Any:
+    """A value of the Scalars tab."""
+    from torch.utils.tensorboard.summary import scalar
+
+    return scalar(tag, value).value[0]  # type: ignore[no-untyped-call]
+
+
+def text_panel(tag: str, text: str) -> Any:
+    """A text of the Text tab, in Markdown."""
+    from torch.utils.tensorboard.summary import text as summary
+
+    return summary(tag, text).value[0]  # type: ignore[no-untyped-call]
+
+
+def histogram_value(
+    tag: str, edges: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]
+) -> Any:
+    """A value of the Histograms tab.
+
+    Args:
+        tag: Its tag.
+        edges: Edges of the bins, one more than there are bins.
+        counts: How much is in each bin; at least one is not empty.
+    """
+    from torch.utils.tensorboard.summary import histogram_raw
+
+    filled = np.flatnonzero(counts > 0)
+    first, last = int(filled[0]), int(filled[-1]) + 1
+    edges, counts = edges[first : last + 1], counts[first:last]
+    centres = (edges[:-1] + edges[1:]) / 2
+    # TensorBoard takes right edges and starts the first bin at the smallest number, so an empty bin
+    # in front keeps the first one from being stretched.
+    summary = histogram_raw(  # type: ignore[no-untyped-call]
+        tag,
+        min=float(edges[0]),
+        max=float(edges[-1]),
+        num=float(counts.sum()),
+        sum=float(counts @ centres),
+        sum_squares=float(counts @ centres**2),
+        bucket_limits=edges.tolist(),
+        bucket_counts=[0.0, *counts.tolist()],
+    )
+    return summary.value[0]
 
 
 def add_values(writer: EventWriter, values: list[Any], step: int) -> None:

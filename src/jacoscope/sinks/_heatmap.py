@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -95,7 +96,19 @@ def _paint(
 def _label(
     axes: Axes, quantity: Quantity, history: History, labels: list[str], page: int, prefix: str
 ) -> None:
-    axes.set_yticks(range(len(labels)), labels, fontsize=8, parse_math=False)
+    # Plain texts and one collection of lines: ticks and lines one by one take twice the time.
+    axes.set_yticks([])
+    beside = axes.get_yaxis_transform()
+    for row, label in enumerate(labels):
+        axes.text(
+            -0.01, row, label, transform=beside, fontsize=8, ha="right", va="center_baseline",
+            parse_math=False,
+        )  # fmt: skip
+    between = [
+        [(-0.5, row - 0.5), (len(history) - 0.5, row - 0.5)] for row in range(1, len(labels))
+    ]
+    lines = LineCollection(between, colors="white", linewidths=0.4)
+    axes.add_collection(lines, autolim=False)
     places = np.unique(np.linspace(0, len(history) - 1, min(len(history), 9)).round().astype(int))
     axes.set_xticks(places, [str(history.steps[place]) for place in places], fontsize=8)
     thinned = "; each column the largest of several steps" if history.is_thinned else ""
@@ -111,8 +124,6 @@ def _label(
         transform=axes.transAxes, fontsize=8, va="center", color="#444444",
     )  # fmt: skip
     axes.tick_params(length=2)
-    for row in range(1, len(labels)):
-        axes.axhline(row - 0.5, color="white", linewidth=0.4)
 
 
 def _colour_bar(

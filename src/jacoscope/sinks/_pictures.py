@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from jacoscope.config import QuantityName
 from jacoscope.probe_record import ProbeRecord
 from jacoscope.quantities import QUANTITIES
 from jacoscope.record import Axis, StepRecord
+from jacoscope.sinks._drawing_time import DrawingTime
 from jacoscope.sinks._history import History, page_count
 
 if TYPE_CHECKING:
@@ -20,25 +20,27 @@ __all__ = ["Pictures"]
 
 _FIRST_DRAWING = 8
 _GROWTH = 1.5
-_SHARE = 0.02
-_SECONDS_PER_PAGE = 0.2
 
 
 class Pictures:
     """Draws chosen quantities as layer × step pictures.
 
-    Drawing takes a few tenths of a second, or seconds for hundreds of layers. It is done after 8,
-    12, 18, 27, … captures, but only as long as it stays below a fiftieth of the time that has
-    passed, and once more when the run ends.
+    Drawing takes a tenth of a second, or seconds for hundreds of layers. It is done after 8, 12,
+    18, 27, … captures, as far as there is time for it, and once more when the run ends.
 
     Args:
         writer: The event file.
         group: The monitor's group.
         quantities: What to draw, where it is measured.
+        time: What drawing takes.
     """
 
     def __init__(
-        self, writer: SummaryWriter, group: str, quantities: Sequence[QuantityName]
+        self,
+        writer: SummaryWriter,
+        group: str,
+        quantities: Sequence[QuantityName],
+        time: DrawingTime,
     ) -> None:
         self._writer = writer
         self._group = group
@@ -49,8 +51,7 @@ class Pictures:
         self._captures = 0
         self._next_drawing = _FIRST_DRAWING
         self._drawn_at = -1
-        self._started = time.monotonic()
-        self._drawing_seconds = 0.0
+        self._time = time
 
     def expect(self, axes: Iterable[tuple[str, Axis]]) -> None:
         """Take note of the quantities and axes to come; histories of others are let go."""
@@ -70,24 +71,26 @@ class Pictures:
         self._captures += 1
         if self._captures >= self._next_drawing:
             self._next_drawing = int(self._captures * _GROWTH)
-            if self._is_affordable():
+            if self._time.allows(self._pages):
                 self.draw()
 
-    def _is_affordable(self) -> bool:
-        pages = sum(page_count(history) for history in self._histories.values())
-        expected = self._drawing_seconds + _SECONDS_PER_PAGE * pages
-        return expected <= _SHARE * (time.monotonic() - self._started)
+    @property
+    def _pages(self) -> int:
+        return sum(page_count(history) for history in self._histories.values())
 
     def draw(self) -> None:
         """Draw every picture that has changed since it was last drawn."""
         latest = max((history.last_step for history in self._histories.values()), default=-1)
         if latest == self._drawn_at:
             return
-        begun = time.monotonic()
+        self._drawn_at = latest
+        with self._time.drawing(self._pages):
+            self._draw(latest)
+
+    def _draw(self, step: int) -> None:
         # Matplotlib takes half a second to import, which runs without pictures need not pay.
         from jacoscope.sinks._heatmap import draw_heatmap
 
-        self._drawn_at = latest
         drawn: Counter[str] = Counter()
         for key, history in self._histories.items():
             name = key[0]
@@ -98,8 +101,7 @@ class Pictures:
                 lane = f"_{drawn[name]}" if drawn[name] > 1 else ""
                 part = f"_page{page + 1}" if page_count(history) > 1 else ""
                 tag = f"{self._group}_layers_by_step/{name}{lane}{part}"
-                self._writer.add_image(tag, image, latest, dataformats="HWC")
-        self._drawing_seconds += time.monotonic() - begun
+                self._writer.add_image(tag, image, step, dataformats="HWC")
 
     def stop(self) -> None:
         """Draw nothing any more."""

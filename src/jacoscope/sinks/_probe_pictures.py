@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 
 from jacoscope.probe_record import AllocationRecord, ProbeRecord
 from jacoscope.quantities import FloatArray
+from jacoscope.sinks._drawing_time import DrawingTime
 from jacoscope.sinks._probe_tables import probe_notes, step_table
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ __all__ = ["ProbePictures"]
 
 T = TypeVar("T")
 
-_SHARE = 0.02
-_SECONDS_PER_PICTURE = 0.4
 _MOST_KEPT = 512
 _WHOLE = "(all)"
 _WATERFALL, _ALLOCATION = "all_else_equal/waterfall", "all_else_equal/allocation"
@@ -33,15 +31,15 @@ class ProbePictures:
     """Writes what probes say as texts, and draws it.
 
     Texts are written at once: ``GROUP_all_else_equal/step`` and, if it has changed,
-    ``GROUP_outputs/about``. Pictures are drawn at the probe that first has something for them, and
-    then as long as drawing takes less than a fiftieth of the time that has passed; the last probe's
-    are drawn when the run ends: ``waterfall`` and ``allocation`` of ``GROUP_all_else_equal``,
+    ``GROUP_outputs/about``. Pictures are drawn as soon as there is time for it, and the last
+    probe's when the run ends: ``waterfall`` and ``allocation`` of ``GROUP_all_else_equal``,
     ``saliency``, ``ntk_spectrum`` and ``sensitivity_by_layer`` of ``GROUP_outputs``.
 
     Args:
         writer: The event file.
         group: The monitor's group.
         is_wanted: Whether to draw at all.
+        time: What drawing takes.
         features: Names of the features of a table.
 
     Attributes:
@@ -49,7 +47,12 @@ class ProbePictures:
     """
 
     def __init__(
-        self, writer: SummaryWriter, group: str, is_wanted: bool, features: Sequence[str] = ()
+        self,
+        writer: SummaryWriter,
+        group: str,
+        is_wanted: bool,
+        time: DrawingTime,
+        features: Sequence[str] = (),
     ) -> None:
         self.features = features
         self._writer = writer
@@ -57,12 +60,9 @@ class ProbePictures:
         self._is_wanted = is_wanted
         self._about = ""
         self._waiting: dict[str, ProbeRecord] = {}
-        self._drawn: set[str] = set()
         self._spectra: _Past[Mapping[str, FloatArray]] = _Past()
         self._allocations: _Past[AllocationRecord] = _Past()
-        self._started = time.monotonic()
-        self._drawing_seconds = 0.0
-        self._pictures = 0
+        self._time = time
 
     def write(self, record: ProbeRecord) -> None:
         """Write a probe's texts, take up what is to be drawn, and draw it if it is time."""
@@ -75,19 +75,22 @@ class ProbePictures:
             self._spectra.add(record.step, {_WHOLE: record.spectra[_WHOLE]})
         if record.allocation is not None:
             self._allocations.add(record.step, record.allocation)
-        if self._is_affordable():
-            self.draw()
-        else:
-            self._draw([tag for tag in self._waiting if tag not in self._drawn])
+        self.catch_up()
 
-    def _is_affordable(self) -> bool:
-        each = self._drawing_seconds / self._pictures if self._pictures else _SECONDS_PER_PICTURE
-        expected = self._drawing_seconds + each * len(self._waiting)
-        return expected <= _SHARE * (time.monotonic() - self._started)
+    def catch_up(self) -> None:
+        """Draw what waits, if there is time for it by now."""
+        if self._waiting and self._time.allows(len(self._waiting)):
+            self.draw()
 
     def draw(self) -> None:
         """Draw what has changed since it was last drawn."""
-        self._draw(list(self._waiting))
+        with self._time.drawing(len(self._waiting)):
+            for tag in list(self._waiting):
+                record = self._waiting.pop(tag)
+                image = self._picture(tag, record)
+                self._writer.add_image(
+                    f"{self._group}_{tag}", image, record.step, dataformats="HWC"
+                )
 
     def stop(self) -> None:
         """Draw nothing any more; texts are still written."""
@@ -105,16 +108,6 @@ class ProbePictures:
         if not is_last and about != self._about:
             self._writer.add_text(f"{self._group}_outputs/about", about, record.step)
             self._about = about
-
-    def _draw(self, tags: Sequence[str]) -> None:
-        begun = time.monotonic()
-        for tag in tags:
-            record = self._waiting.pop(tag)
-            image = self._picture(tag, record)
-            self._writer.add_image(f"{self._group}_{tag}", image, record.step, dataformats="HWC")
-            self._drawn.add(tag)
-            self._pictures += 1
-        self._drawing_seconds += time.monotonic() - begun
 
     def _picture(self, tag: str, record: ProbeRecord) -> npt.NDArray[np.uint8]:
         # Matplotlib takes half a second to import, which runs without pictures need not pay.

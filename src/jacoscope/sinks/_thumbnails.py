@@ -63,12 +63,13 @@ def draw_thumbnails(boards: EpochBoards, board: Board) -> npt.NDArray[np.uint8]:
             below = top + _SIDE + 5 + index * _LINE
             weight = "normal" if index else "bold"
             _write(figure, (left, below), line, fontweight=weight, clip_box=cell, clip_on=True)
-    figure.figimage(canvas)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a script that the font lacks
         agg.draw()  # type: ignore[no-untyped-call]
     pixels = np.asarray(agg.buffer_rgba())  # type: ignore[no-untyped-call]
-    return pixels[..., :3].copy()
+    # White paper on both, texts on one, images on the other.
+    np.minimum(pixels[..., :3], canvas, out=canvas)
+    return canvas
 
 
 def _write(figure: Figure, place: tuple[int, int], text: str, **style: Any) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from jacoscope.alerts import Alert, describe_alert
 from jacoscope.config import Output
 from jacoscope.faults import Faults
@@ -17,6 +15,8 @@ from jacoscope.quantities import HEADLINES, HISTOGRAM_EDGES
 from jacoscope.record import GradientInfo, Record, StepRecord
 from jacoscope.sinks._alert_table import alerts_text
 from jacoscope.sinks._card import card_text
+from jacoscope.sinks._drawing_time import DrawingTime
+from jacoscope.sinks._events import add_values, histogram_value, scalar_value, text_panel
 from jacoscope.sinks._pictures import Pictures
 from jacoscope.sinks._probe_pictures import ProbePictures
 from jacoscope.sinks._record_events import RecordEvents
@@ -75,12 +75,15 @@ class TensorBoardSink(Sink):
         self._owns_writer = owns_writer
         self._writes_headline = headline and output.headline
         self._events = RecordEvents(writer, output.group)
-        self._pictures = Pictures(writer, output.group, output.pictures)
+        time = DrawingTime()
+        self._pictures = Pictures(writer, output.group, output.pictures, time)
         is_wanted = bool(output.pictures)
-        self._sample_pictures = SamplePictures(writer, output.group, is_wanted)
-        self._probe_pictures = ProbePictures(writer, output.group, is_wanted)
+        self._sample_pictures = SamplePictures(writer, output.group, is_wanted, time)
+        self._probe_pictures = ProbePictures(writer, output.group, is_wanted, time)
         self._faults = faults or Faults("warn")
+        self._run: RunInfo | None = None
         self._unexplained: RunInfo | None = None
+        self._extent = ""
         self._alerts: list[dict[str, Any]] = []
 
     def open(self, run: RunInfo) -> None:
@@ -90,30 +93,37 @@ class TensorBoardSink(Sink):
         pairs = [pair for lane in lanes for pair in lane.axes.items()]
         self._pictures.expect([*pairs, *run.probed])
         self._probe_pictures.features = run.config.probes.features
-        self._unexplained = run
+        self._run = self._unexplained = run
 
     def write(self, record: StepRecord) -> None:
         """Write one captured step."""
+        if record.samples is not None and record.capture.get("extent", "") != self._extent:
+            self._extent = record.capture.get("extent", "")
+            self._unexplained = self._run
         if self._unexplained is not None:
             self._explain(self._unexplained, record.gradient, record.step)
             self._unexplained = None
-        if self._writes_headline:
-            for name, value in record.headline.items():
-                self._writer.add_scalar(f"{self._output.group}/{name}", value, record.step)
-        if self._output.records:
-            self._events.write(record)
+        values = self._headline(record.headline)
         for item in record.records:
             if item.quantity == "grad_histogram":
-                self._write_histograms(item, record.step)
+                values += self._histograms(item)
             elif item.quantity in self._output.layer_scalars:
-                self._write_layer_scalars(item, record.step)
+                values += self._layer_scalars(item)
+        self._add(values, record.step)
+        if self._output.records:
+            self._events.write(record)
         with self._faults.contain("drawing pictures", self._pictures.stop):
             self._pictures.write(record)
+        with self._faults.contain("drawing samples", self._sample_pictures.stop):
+            self._sample_pictures.catch_up()
+        with self._faults.contain("drawing probes", self._probe_pictures.stop):
+            self._probe_pictures.catch_up()
 
     def write_boards(self, boards: EpochBoards) -> None:
         """Write the sample leaderboards of an epoch."""
-        for name, text in sample_tables(boards):
-            self._writer.add_text(f"{self._output.group}_samples/{name}", text, boards.step)
+        group = f"{self._output.group}_samples"
+        tables = sample_tables(boards)
+        self._add([text_panel(f"{group}/{name}", text) for name, text in tables], boards.step)
         if self._output.records:
             self._events.write_boards(boards)
         with self._faults.contain("drawing samples", self._sample_pictures.stop):
@@ -124,14 +134,13 @@ class TensorBoardSink(Sink):
         if self._unexplained is not None:
             self._explain(self._unexplained, GradientInfo(), record.step)
             self._unexplained = None
-        if self._writes_headline:
-            for name, value in record.headline.items():
-                self._writer.add_scalar(f"{self._output.group}/{name}", value, record.step)
-        if self._output.records:
-            self._events.write_probe(record)
+        values = self._headline(record.headline)
         for item in record.records:
             if item.quantity in self._output.layer_scalars:
-                self._write_layer_scalars(item, record.step)
+                values += self._layer_scalars(item)
+        self._add(values, record.step)
+        if self._output.records:
+            self._events.write_probe(record)
         with self._faults.contain("drawing probes", self._probe_pictures.stop):
             self._probe_pictures.write(record)
         with self._faults.contain("drawing pictures", self._pictures.stop):
@@ -170,40 +179,39 @@ class TensorBoardSink(Sink):
     def _explain(self, run: RunInfo, gradient: GradientInfo, step: int) -> None:
         group = self._output.group
         if self._output.card:
-            self._writer.add_text(f"{group}/about", card_text(run, gradient), step)
+            self._writer.add_text(f"{group}/about", card_text(run, gradient, self._extent), step)
         if self._output.custom_scalars:
             self._writer.add_custom_scalars(_layout(group))
 
-    def _write_layer_scalars(self, record: Record, step: int) -> None:
-        prefix = f"{self._output.group}_parameters_{record.quantity}"
-        for name, value in zip(record.axis.names, record.values.tolist(), strict=True):
-            if name not in record.missing:
-                self._writer.add_scalar(f"{prefix}/{name}", value, step)
+    def _add(self, values: list[Any], step: int) -> None:
+        """Write values as one event: each event of its own may have to wait for the file."""
+        if values:
+            add_values(self._writer, values, step)
 
-    def _write_histograms(self, record: Record, step: int) -> None:
+    def _headline(self, headline: Mapping[str, float]) -> list[Any]:
+        if not self._writes_headline:
+            return []
+        return [
+            scalar_value(f"{self._output.group}/{name}", value) for name, value in headline.items()
+        ]
+
+    def _layer_scalars(self, record: Record) -> list[Any]:
+        prefix = f"{self._output.group}_parameters_{record.quantity}"
+        return [
+            scalar_value(f"{prefix}/{name}", value)
+            for name, value in zip(record.axis.names, record.values.tolist(), strict=True)
+            if name not in record.missing
+        ]
+
+    def _histograms(self, record: Record) -> list[Any]:
         if not self._output.histograms:
-            return
+            return []
         prefix = f"{self._output.group}_gradients"
-        for name, counts_N in zip(record.axis.names, record.values, strict=True):
-            filled = np.flatnonzero(counts_N > 0)
-            if name in record.missing or not filled.size:
-                continue
-            first, last = int(filled[0]), int(filled[-1]) + 1
-            edges, counts = HISTOGRAM_EDGES[first : last + 1], counts_N[first:last]
-            centres = (edges[:-1] + edges[1:]) / 2
-            # TensorBoard takes right edges and starts the first bin at the smallest number, so an
-            # empty bin in front keeps the first one from being stretched.
-            self._writer.add_histogram_raw(
-                f"{prefix}/{name}",
-                min=float(edges[0]),
-                max=float(edges[-1]),
-                num=float(counts.sum()),
-                sum=float(counts @ centres),
-                sum_squares=float(counts @ centres**2),
-                bucket_limits=edges.tolist(),
-                bucket_counts=[0.0, *counts.tolist()],
-                global_step=step,
-            )
+        return [
+            histogram_value(f"{prefix}/{name}", HISTOGRAM_EDGES, counts_N)
+            for name, counts_N in zip(record.axis.names, record.values, strict=True)
+            if name not in record.missing and (counts_N > 0).any()
+        ]
 
 
 def _layout(group: str) -> dict[str, dict[str, list[Any]]]:
