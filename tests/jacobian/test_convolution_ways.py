@@ -13,8 +13,9 @@ from jacoscope.jacobian import WANTS, ConvolutionJacobian, measure
 from jacoscope.jacobian import _convolution_rows as convolution_rows
 from jacoscope.jacobian import _inner_products as products
 from jacoscope.jacobian._convolution_rows import ConvolutionRows
-from jacoscope.jacobian._inner_products import gram_of_rows, inner_products, is_fast
+from jacoscope.jacobian._inner_products import inner_products, is_fast
 from jacoscope.jacobian._jacobian import Jacobian
+from jacoscope.jacobian._products import row_products
 
 _DEFAULT = 2**28
 
@@ -181,7 +182,7 @@ def test_inner_products(monkeypatch: pytest.MonkeyPatch, built: bool) -> None:
         assert found.dtype == left.dtype
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
         torch.testing.assert_close(
-            gram_of_rows(left).double(), left.double() @ left.double().T, rtol=1e-5, atol=1e-4
+            row_products(left).double(), left.double() @ left.double().T, rtol=1e-5, atol=1e-4
         )
 
 
@@ -196,7 +197,7 @@ def test_rows_in_another_order_are_not_left_to_one_dnn() -> None:
 def test_what_is_not_finite_shows_in_its_own_products_alone() -> None:
     rows = torch.randn(64, 300)
     rows[5, 7] = float("nan")
-    finite = gram_of_rows(rows).isfinite()
+    finite = row_products(rows).isfinite()
     expected = torch.ones(64, 64, dtype=torch.bool)
     expected[5] = expected[:, 5] = False
     assert torch.equal(finite, expected)

@@ -58,3 +58,19 @@ def test_norms_from_the_gram_matrix_are_the_norms() -> None:
     alone = RankOneJacobian(Factor(left), Factor(right), (6, 5))
     torch.testing.assert_close(both.row_sq_norms(), alone.row_sq_norms())
     torch.testing.assert_close(both.magnitude(), alone.magnitude())
+
+
+@pytest.mark.parametrize("budget", [2**28, 4096])
+@pytest.mark.parametrize("sizes", [(70, 130, 90), (70, 130, 3), (300, 64, 64)])
+def test_wide_layers_in_single_precision(sizes: tuple[int, int, int], budget: int) -> None:
+    """Where products are left to oneDNN."""
+    samples, p, q = sizes
+    left, right = torch.randn(samples, p), torch.randn(samples, q)
+    jacobian = RankOneJacobian(Factor(left), Factor(right), (p, q), memory_budget=budget)
+    left, right = left.double(), right.double()
+    columns = left.square().T @ right.square()
+    gram = (left @ left.T) * (right @ right.T)
+    torch.testing.assert_close(jacobian.column_sq_norms().double(), columns, rtol=1e-4, atol=1e-3)
+    found = jacobian.gram()
+    torch.testing.assert_close(found.double(), gram, rtol=1e-4, atol=1e-3 * float(gram.max()))
+    torch.testing.assert_close(found, found.T)

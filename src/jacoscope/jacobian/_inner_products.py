@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jacoscope.jacobian._products import row_products
-
-__all__ = ["gram_of_rows", "inner_products", "is_fast"]
+__all__ = ["inner_products", "is_fast"]
 
 # What torch.compile makes of a linear layer; it is there where PyTorch was built with oneDNN.
 _LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -31,13 +29,6 @@ def inner_products(first_NK: Tensor, second_MK: Tensor) -> Tensor:
         return first_NK @ second_MK.T
     products: Tensor = _LINEAR(first_NK, second_MK, None, "none", [], "")
     return products
-
-
-def gram_of_rows(matrix_NK: Tensor) -> Tensor:
-    """All inner products of the rows, shape (N, N), a new tensor."""
-    if is_fast(matrix_NK):
-        return inner_products(matrix_NK, matrix_NK)
-    return row_products(matrix_NK)
 
 
 def is_fast(matrix: Tensor) -> bool:

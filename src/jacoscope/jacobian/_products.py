@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from jacoscope.jacobian._inner_products import inner_products, is_fast
+
 __all__ = ["row_products"]
 
 _STRIPS = 4
@@ -18,9 +20,11 @@ _LEAST = 64
 def row_products(matrix_NP: Tensor) -> Tensor:
     """All inner products of the rows, shape (N, N), a new tensor.
 
-    On processors it is made in strips, each from its own diagonal on, and mirrored: ten products
-    in sixteen.
+    Where they are not left to oneDNN, processors make them in strips, each from its own diagonal
+    on, and mirrored: ten products in sixteen.
     """
+    if is_fast(matrix_NP):
+        return inner_products(matrix_NP, matrix_NP)
     rows = len(matrix_NP)
     if min(matrix_NP.shape) < _LEAST or matrix_NP.device.type != "cpu":
         return matrix_NP @ matrix_NP.T

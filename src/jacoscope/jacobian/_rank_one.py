@@ -13,12 +13,16 @@ from torch import Tensor
 from jacoscope.jacobian._blocks import by_blocks
 from jacoscope.jacobian._factor import Factor
 from jacoscope.jacobian._indices import Index
+from jacoscope.jacobian._inner_products import inner_products, is_fast
 from jacoscope.jacobian._jacobian import DEFAULT_MEMORY_BUDGET, Jacobian
 from jacoscope.jacobian._products import row_products
 from jacoscope.jacobian._rowwise import add, join
 from jacoscope.jacobian._work import PASS
 
 __all__ = ["RankOneJacobian"]
+
+_WIDE = 64
+"""Columns from which on it is worth to turn a matrix round for a faster product."""
 
 
 @final
@@ -124,8 +128,8 @@ class RankOneJacobian(Jacobian):
     def _column_sq_norms(self) -> Tensor:
         left_Np, right_Nq = self.left.rows_NP, self.right.rows_NP
         row_bytes = (left_Np.shape[1] + right_Nq.shape[1]) * self.dtype.itemsize
-        chunks = self._chunks(row_bytes)
-        squares_pq = add([left_Np[c].square().T @ right_Nq[c].square() for c in chunks])
+        sides = ((left_Np[chunk], right_Nq[chunk]) for chunk in self._chunks(2 * row_bytes))
+        squares_pq = add([_square_products(*each) for each in sides])
         return squares_pq.view(self.parameter_shape)
 
     def _matvec(self, v: Tensor) -> Tensor:
@@ -151,3 +155,12 @@ class RankOneJacobian(Jacobian):
 
     def _magnitude(self) -> Tensor:
         return self._norms()
+
+
+def _square_products(left_Kp: Tensor, right_Kq: Tensor) -> Tensor:
+    """Sums over the samples of products of squares, shape (p, q)."""
+    widths = left_Kp.shape[1], right_Kq.shape[1]
+    if min(widths) < _WIDE or not (is_fast(left_Kp) and is_fast(right_Kq)):
+        return left_Kp.square().T @ right_Kq.square()
+    left_pK, right_qK = left_Kp.T.contiguous().square_(), right_Kq.T.contiguous().square_()
+    return inner_products(left_pK, right_qK)

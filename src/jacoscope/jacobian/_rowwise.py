@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jacoscope.jacobian._arithmetic import lengths
-from jacoscope.jacobian._inner_products import gram_of_rows
+from jacoscope.jacobian._products import row_products
 
 if TYPE_CHECKING:
     from jacoscope.jacobian._jacobian import Jacobian
@@ -62,7 +62,7 @@ def _column_sq_norms(rows_KP: Tensor) -> Tensor:
 OF_ROWS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "row_sq_norms": _row_sq_norms,
     "column_sq_norms": _column_sq_norms,
-    "gram": gram_of_rows,
+    "gram": row_products,
     "sum": lambda rows_KP: rows_KP.sum(0),
 }
 
