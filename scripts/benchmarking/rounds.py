@@ -128,9 +128,22 @@ def _event() -> torch.cuda.Event:
 def products(run: Callable[[], None]) -> int:
     """Floating-point operations of the matrix products, convolutions and attention in a run."""
     formulas = {torch.ops.aten.convolution_backward: _convolution_backward}
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        formulas[torch.ops.mkldnn._linear_pointwise] = _linear
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         run()
     return int(counter.get_total_flops())
+
+
+def _linear(
+    input_shape: Sequence[int],
+    weight_shape: Sequence[int],
+    *others: Any,
+    out_shape: Any = None,
+    **more: Any,
+) -> int:
+    """Operations of oneDNN's linear layer."""
+    return 2 * math.prod(input_shape) * weight_shape[0]
 
 
 def _convolution_backward(

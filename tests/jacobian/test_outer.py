@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jacoscope.jacobian import OuterJacobian
+from jacoscope.jacobian import WANTS, OuterJacobian, _outer_products, measure
+from jacoscope.jacobian._inner_products import is_fast
 
 Agree = Callable[..., None]
 
@@ -128,3 +129,55 @@ def test_shapes_that_do_not_fit() -> None:
         OuterJacobian(left, right[:, :, :2], (4, 5))
     with pytest.raises(ValueError, match="does not have G·p·q"):
         OuterJacobian(left, right, (4, 6))
+
+
+@pytest.mark.parametrize("budget", [2**28, 2**20])
+@pytest.mark.parametrize("wants", [WANTS, ("row_sq_norms", "column_sq_norms"), ("row_sq_norms",)])
+def test_large_layers_in_single_precision(
+    wants: tuple[str, ...], budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where products are left to oneDNN, sample by sample."""
+    monkeypatch.setattr(_outer_products, "_CALL", 2**16)
+    monkeypatch.setattr(_outer_products, "_CALL_OF_ROWS", 2**16)
+    left, right = _factors(3, 5, 1, 40, 70, 90)
+    left, right = left.float(), right.float()
+    rows_NP = _rows(left, right).flatten(1)
+    expected = {
+        "row_sq_norms": rows_NP.square().sum(1),
+        "column_sq_norms": rows_NP.square().sum(0).view(70, 90),
+        "gram": rows_NP @ rows_NP.T,
+        "sum": rows_NP.sum(0).view(70, 90),
+    }
+    made = OuterJacobian(left, right, (70, 90), memory_budget=budget)
+    for from_rows in (False, True):
+        monkeypatch.setattr(_outer_products, "_CALL_OF_ROWS", 1 if from_rows else 2**62)
+        found = made._from_rows(wants) if from_rows else measure(made, wants)
+        for want in wants:
+            size = float(expected[want].abs().max())
+            torch.testing.assert_close(
+                found[want].double(), expected[want], rtol=1e-4, atol=1e-5 * size
+            )
+
+
+def test_one_row_after_the_other_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not is_fast(torch.zeros(2, 2)):
+        pytest.skip("PyTorch was built without oneDNN")
+    monkeypatch.setattr(_outer_products, "_CALL_OF_ROWS", 1)
+    monkeypatch.setattr(_outer_products, "_CALL", 1)
+    made: list[torch.Size] = []
+
+    def counted(first: Tensor, second: Tensor) -> Tensor:
+        made.append(first.shape)
+        return first @ second.T
+
+    monkeypatch.setattr(_outer_products, "inner_products", counted)
+    left, right = _factors(3, 5, 1, 4, 7, 9)
+    jacobian = OuterJacobian(left.float(), right.float(), (7, 9))
+    jacobian._from_rows(("row_sq_norms", "column_sq_norms"))
+    assert made == [torch.Size((7, 4))] * 5
+    made.clear()
+    jacobian._closed(("row_sq_norms",))
+    assert made == [torch.Size((4, 7)), torch.Size((4, 9))] * 5
+    made.clear()
+    OuterJacobian(left, right, (7, 9))._from_rows(("row_sq_norms",))
+    assert not made  # double precision

@@ -12,9 +12,9 @@ from typing import TypeAlias, final
 import torch
 from torch import Tensor
 
-from jacoscope.jacobian._arithmetic import lengths
 from jacoscope.jacobian._geometry import Geometry
 from jacoscope.jacobian._inner_products import inner_products, is_fast
+from jacoscope.jacobian._rowwise import measure_each
 
 __all__ = ["ConvolutionRows", "power_below"]
 
@@ -92,19 +92,8 @@ class ConvolutionRows:
             paired_NKC: What stands beside them.
             wants: Some of ``row_sq_norms``, ``column_sq_norms`` and ``sum``.
         """
-        forms = {"row_sq_norms": (len(paired_NKC),)}
-        found = {want: paired_NKC.new_zeros(forms.get(want, self._shape)) for want in wants}
-        for sample, row_pq in enumerate(self._each(patched_NKC, paired_NKC)):
-            for want, total in found.items():
-                if want == "row_sq_norms":
-                    total[sample] = lengths(row_pq.reshape(-1), 0)
-                elif want == "column_sq_norms":
-                    total.flatten(1).addcmul_(row_pq, row_pq)
-                else:
-                    total.flatten(1).add_(row_pq)
-        if "row_sq_norms" in found:
-            found["row_sq_norms"].square_()
-        return found
+        rows = self._each(patched_NKC, paired_NKC)
+        return measure_each(rows, wants, len(paired_NKC), self._shape)
 
     def of(self, patched_NKC: Tensor, paired_NKC: Tensor) -> Tensor:
         """Rows of samples, shape (N, *parameter_shape)."""

@@ -5,7 +5,7 @@ Shape suffixes: N samples, K samples of a chunk, G groups, T terms, p and q the 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cached_property
 from typing import final
 
@@ -23,10 +23,11 @@ from jacoscope.jacobian._outer_products import (
     cross_gram,
     making_work,
     row_sq_norms,
+    rows_of,
     slabs,
     weighted_sum,
 )
-from jacoscope.jacobian._rowwise import add, join, measure_slabs
+from jacoscope.jacobian._rowwise import add, join, measure_each, measure_slabs
 
 __all__ = ["OuterJacobian"]
 
@@ -141,8 +142,20 @@ class OuterJacobian(Jacobian):
 
     def _rows(self, index: Index) -> Tensor:
         left, right = self.factors(index)
-        rows = left.mT * right if self.terms == 1 else left.mT @ right
+        each = self._each(left, right)
+        if each is not None:
+            rows = left.new_empty(len(left), left.shape[3], right.shape[3])
+            for place, row_pq in zip(rows.unbind(), each, strict=True):
+                place.copy_(row_pq)
+        else:
+            rows = left.mT * right if self.terms == 1 else left.mT @ right
         return rows.reshape(left.shape[0], *self.parameter_shape)
+
+    def _each(self, left_KGTp: Tensor, right_KGTq: Tensor) -> Iterator[Tensor] | None:
+        """Row by row, shape (p, q), where that is faster than many at once."""
+        if self.terms == 1 or left_KGTp.shape[1] != 1:
+            return None
+        return rows_of(left_KGTp.squeeze(1), right_KGTq.squeeze(1))
 
     @property
     def _sizes(self) -> Hashable:
@@ -178,6 +191,9 @@ class OuterJacobian(Jacobian):
 
     def _from_rows(self, wants: Sequence[str]) -> dict[str, Tensor]:
         samples, scalars = self.shape
+        each = self._each(self.left, self.right) if "gram" not in wants and samples else None
+        if each is not None:
+            return measure_each(each, wants, samples, self.parameter_shape)
         fits = samples * scalars * self.dtype.itemsize <= self.memory_budget
         if fits or samples * self.form[2] * self.dtype.itemsize > self.memory_budget:
             return super()._from_rows(wants)

@@ -10,9 +10,11 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from jacoscope.jacobian._blocks import by_blocks
+from jacoscope.jacobian._inner_products import inner_products, is_fast
 from jacoscope.jacobian._products import row_products
 from jacoscope.jacobian._work import PASS
 
@@ -26,11 +28,16 @@ __all__ = [
     "cross_gram",
     "making_work",
     "row_sq_norms",
+    "rows_of",
     "slabs",
     "weighted_sum",
 ]
 
 
+_CALL = 4 * 2**20
+"""Multiplications per thread that are worth a call for each sample."""
+_CALL_OF_ROWS = 6 * 2**20
+"""The same where rows are made, for which matrices have to be turned round."""
 _STRIPS = 4
 _STRIP = 16
 """A symmetric matrix of pairs is made in so many strips, of so many rows at least."""
@@ -77,6 +84,9 @@ def row_sq_norms(left_KGTp: Tensor, right_KGTq: Tensor) -> Tensor:
     samples, groups, terms, _ = left_KGTp.shape
     if groups == 1:
         left_KGTp, right_KGTq = left_KGTp.squeeze(1), right_KGTq.squeeze(1)
+        if _by_sample(left_KGTp, right_KGTq):
+            each = zip(left_KGTp.unbind(), right_KGTq.unbind(), strict=True)
+            return torch.stack([_pair_products(*factors) for factors in each]).clamp_min_(0)
     step = max(_STRIP, -(-terms // _STRIPS))
     total_K = left_KGTp.new_zeros(samples)
     for start in range(0, terms, step):
@@ -88,6 +98,33 @@ def row_sq_norms(left_KGTp: Tensor, right_KGTq: Tensor) -> Tensor:
         total_K.add_(pairs.view(samples, -1).sum(1), alpha=2)
         total_K.sub_(own.reshape(samples, -1).sum(1))
     return total_K.clamp_min_(0)
+
+
+def _by_sample(left_KTp: Tensor, right_KTq: Tensor) -> bool:
+    """Whether products for each sample are faster than batches of them."""
+    samples, terms, p = left_KTp.shape
+    work = terms**2 * max(p, right_KTq.shape[2]) // torch.get_num_threads()
+    return samples > 0 and work >= _CALL and is_fast(left_KTp) and is_fast(right_KTq)
+
+
+def _pair_products(left_Tp: Tensor, right_Tq: Tensor) -> Tensor:
+    """The inner product of two matrices of inner products, a scalar."""
+    return inner_products(left_Tp, left_Tp).view(-1) @ inner_products(right_Tq, right_Tq).view(-1)
+
+
+def rows_of(left_KTp: Tensor, right_KTq: Tensor) -> Iterator[Tensor] | None:
+    """Sample by sample, its sum of outer products, shape (p, q).
+
+    Returns:
+        ``None`` where a batch of products is faster.
+    """
+    (_, terms, p), q = left_KTp.shape, right_KTq.shape[2]
+    is_large = terms * p * q // torch.get_num_threads() >= _CALL_OF_ROWS
+    if not is_large or not (is_fast(left_KTp) and is_fast(right_KTq)):
+        return None
+    # One by one, since PyTorch turns matrices round fast, and stacks of them slowly.
+    pairs = zip(left_KTp.unbind(), right_KTq.unbind(), strict=True)
+    return (inner_products(left.T.contiguous(), right.T.contiguous()) for left, right in pairs)
 
 
 def column_sq_norms(left_KGTp: Tensor, right_KGTq: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from jacoscope.jacobian._products import row_products
 if TYPE_CHECKING:
     from jacoscope.jacobian._jacobian import Jacobian
 
-__all__ = ["OF_ROWS", "add", "join", "measure_rows", "measure_slabs"]
+__all__ = ["OF_ROWS", "add", "join", "measure_each", "measure_rows", "measure_slabs"]
 
 _LONG = 2**15
 """Scalars of a row from which on a pass for each row is faster than one for many."""
@@ -83,9 +83,10 @@ def measure_slabs(
     """
     shapes = {"row_sq_norms": (samples,), "gram": (samples, samples)}
     results: dict[str, Tensor] = {}
+    summed = [want for want in wants if want != "row_sq_norms" or "gram" not in wants]
     for place, slab in slabs:
         rows_NS = slab.flatten(1)
-        for want in wants:
+        for want in summed:
             found = OF_ROWS[want](rows_NS)
             if want not in results:
                 results[want] = found.new_zeros(shapes.get(want, tuple(form)))
@@ -93,6 +94,38 @@ def measure_slabs(
                 results[want].add_(found)
             else:
                 results[want][place] = found.view(results[want][place].shape)
+    if len(summed) < len(wants):
+        results["row_sq_norms"] = results["gram"].diagonal().clone()
+    return results
+
+
+def measure_each(
+    rows: Iterable[Tensor], wants: Sequence[str], samples: int, parameter_shape: Sequence[int]
+) -> dict[str, Tensor]:
+    """What is wanted of rows that are made one after the other, each looked at while it is there.
+
+    Args:
+        rows: Row by row, as matrices of one shape.
+        wants: Some of ``row_sq_norms``, ``column_sq_norms`` and ``sum``.
+        samples: N, how many they are; at least one.
+        parameter_shape: The shape of what has a number for each scalar.
+    """
+    norms: list[Tensor] = []
+    found: dict[str, Tensor] = {}
+    for row_pq in rows:
+        for want in wants:
+            if want == "row_sq_norms":
+                norms.append(lengths(row_pq.reshape(-1), 0))
+            elif want == "column_sq_norms":
+                if want in found:
+                    found[want].addcmul_(row_pq, row_pq)
+                else:
+                    found[want] = row_pq.square()
+            else:
+                found[want] = found[want].add_(row_pq) if want in found else row_pq.clone()
+    results = {want: total.reshape(tuple(parameter_shape)) for want, total in found.items()}
+    if norms:
+        results["row_sq_norms"] = torch.stack(norms).square_()
     return results
 
 
@@ -100,7 +133,7 @@ def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
     """What is wanted, from rows made in chunks of samples under the memory budget.
 
     Each chunk is made once for all wants; a Gram matrix of several chunks makes each chunk once
-    more for every chunk before it.
+    more for every chunk before it. Norms beside a Gram matrix are its diagonal.
 
     Args:
         jacobian: Whose rows.
@@ -129,7 +162,8 @@ def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
             elif want == "gram":
                 gram_NN[chunk, chunk] = OF_ROWS[want](rows_KP)
             elif want == "row_sq_norms":
-                norms.append(OF_ROWS[want](rows_KP))
+                if not pairs:
+                    norms.append(OF_ROWS[want](rows_KP))
             else:
                 part_P = OF_ROWS[want](rows_KP)
                 results[want] = results[want].add_(part_P) if position else part_P
@@ -142,7 +176,7 @@ def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
         if want == "gram":
             results[want] = gram_NN
         elif want == "row_sq_norms":
-            results[want] = join(norms)
+            results[want] = gram_NN.diagonal().clone() if pairs else join(norms)
         else:
             results[want] = results[want].view(jacobian.parameter_shape)
     return results
