@@ -67,6 +67,14 @@ def test_a_row_may_lie_in_several_tags(board: Board) -> None:
     assert arrays["counts"].tolist() == [7, 8]
 
 
+def test_only_bins_that_hold_anything_are_kept(tmp_path: Path) -> None:
+    with Log(tmp_path / RUN) as log:
+        log.capture(0, log.quantity("grad_histogram", [[1], [5], [6]], ["x", "y"], edges=_EDGES))
+    for name, count in (("x", 5), ("y", 6)):
+        _, arrays = Board(read(tmp_path)).arrays("distribution", **_ASKED, row=name)
+        assert arrays["counts"].tolist() == [0, count]
+
+
 def test_many_steps_are_offered_in_part(tmp_path: Path) -> None:
     with Log(tmp_path / RUN) as log:
         for step in range(1500):
@@ -116,9 +124,10 @@ def test_a_row_whose_rule_does_not_ask_for_it(
     assert {key: array.shape for key, array in arrays.items()} == shapes
 
 
-def test_damaged_histograms(tmp_path: Path) -> None:
+@pytest.mark.parametrize("counts", [[[1, 2, 3]], [[2], [1]], [[0.5], [1]], [[-1], [1]]])
+def test_damaged_histograms(counts: list[list[float]], tmp_path: Path) -> None:
     with Log(tmp_path / RUN) as log:
-        log.capture(0, log.quantity("grad_histogram", [[1, 2, 3]], ["x"], edges=_EDGES))
+        log.capture(0, log.quantity("grad_histogram", counts, ["x"], edges=_EDGES))
     response = Board(read(tmp_path)).get("distribution", **_ASKED, row="x")
     assert response.status_code == 404
     assert response.json == {"error": "the histograms of step 0 are damaged"}

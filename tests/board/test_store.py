@@ -210,7 +210,8 @@ def test_a_run_that_was_deleted_is_empty() -> None:
     ("tag", "values", "most"),
     [
         (_tag("a", names=list(NAMES)), _values(100), 1000 // (3 * 4)),
-        (_tag("a", names=["x"], edges=[0.0] * 5), _values(100, 4), 1000 // (5 * 4)),
+        # Histograms hold more bins at some steps than at others.
+        (_tag("a", names=["x"], edges=[0.0] * 5), _values(100, 8), 1000 // (2 * 8 * 4)),
         (_tag("a", quantity=".steps"), _values(300, 1), 1000 // 4),
         # What metadata do not say is asked of the last value.
         (_tag("a", quantity=".gram"), _values(100, 25), 1000 // (25 * 4)),

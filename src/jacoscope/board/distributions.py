@@ -20,6 +20,7 @@ from jacoscope.board.reductions import column_starts, quantile_columns
 from jacoscope.board.series import column_arrays, in_span
 from jacoscope.board.track import Track
 from jacoscope.errors import nearest
+from jacoscope.filled_bins import unpack
 
 __all__ = ["DISTRIBUTION", "QUANTILES"]
 
@@ -74,8 +75,9 @@ def _distribution(recording: Recording, tags: list[Tag], row: str, asked: int | 
     step = nearest_step(steps, asked)
     tag, track, place = by_step[step]
     edges = np.array([number(edge) for edge in listing(tag.schema, "edges")], np.float64)
-    counts_LN = np.asarray(track.values_S[place], np.float64)
-    if counts_LN.shape != (len(tag.names), len(edges) - 1):
+    kept = np.asarray(track.values_S[place], np.float64)
+    counts_LN = unpack(kept, len(tag.names), len(edges) - 1)
+    if counts_LN is None:
         raise NotRecordedError(f"the histograms of step {step} are damaged")
     thinning = column_starts(len(steps), _STEPS).tolist()
     meta = {

@@ -133,14 +133,14 @@ class Store:
         )
 
     def _bytes_of_last(self, place: Place, run: str, tag: Tag) -> int:
-        """How large the last value is, which goes for all tensors, or twice that for texts."""
+        """How large the last value is, or twice that where they differ: histograms and texts."""
         last = self._fetch(place, run, tag, 1)
         if not last:
             return 1
         value = last[-1].numpy
         if value.dtype == object:
             return max(1, 2 * sum(len(item) for item in value.flat))
-        return max(1, int(value.nbytes))
+        return max(1, int(value.nbytes) * (2 if "edges" in tag.schema else 1))
 
     def _fetch(self, place: Place, run: str, tag: Tag, most: int) -> list[Any]:
         try:
@@ -163,6 +163,5 @@ def _bytes_per_step(tag: Tag) -> int | None:
     rows = len(tag.names) * _NUMBER_BYTES
     if tag.quantity == ".sample_quantiles":
         return rows * max(1, len(listing(tag.schema, "quantiles")))
-    if not tag.quantity.startswith(".") or tag.quantity in (".headline", ".error"):
-        return rows * max(1, len(listing(tag.schema, "edges"))) or None
-    return None
+    is_column = not tag.quantity.startswith(".") or tag.quantity in (".headline", ".error")
+    return rows or None if is_column and "edges" not in tag.schema else None

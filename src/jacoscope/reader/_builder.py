@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 from tensorboard.util import tensor_util
 
+from jacoscope.filled_bins import unpack
 from jacoscope.reader._grams import grams_of
 from jacoscope.reader._probes import ProbedSteps
 from jacoscope.reader._run import Histogram, Run
@@ -126,7 +127,10 @@ class RunBuilder:
             row = self._columns.setdefault(quantity, {}).setdefault(step, {})
             row.update(zip(names, array.tolist(), strict=True))
             return
-        for name, counts in zip(names, array, strict=True):
+        counts_LN = unpack(array, len(names), len(schema["edges"]) - 1)
+        if counts_LN is None:
+            return
+        for name, counts in zip(names, counts_LN, strict=True):
             self._histograms.setdefault(name, Histogram(schema["edges"])).counts[step] = counts
 
     def build(self) -> Run:

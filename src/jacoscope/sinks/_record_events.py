@@ -2,8 +2,9 @@
 
 Tags, with the monitor's group and the digest of the axis:
 
-- ``jacoscope/GROUP/QUANTITY/DIGEST``: values, shape (L,) or (L, N); the tag's metadata holds the
-  axis (names, layers, kinds, sizes), the unit and, for histograms, the edges.
+- ``jacoscope/GROUP/QUANTITY/DIGEST``: values, shape (L,), or for histograms (L + 1, F): the places
+  of the bins that hold anything, and the counts in them; the tag's metadata holds the axis (names,
+  layers, kinds, sizes), the unit and, for histograms, the edges of all bins.
 - ``jacoscope/GROUP/.steps``: the epoch of every captured step, shape (1,).
 - ``jacoscope/GROUP/.status``: a text, written when it changes: which gradient the numbers are of,
   and what is missing and why.
@@ -36,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jacoscope.alerts import Alert, describe_alert
+from jacoscope.filled_bins import pack
 from jacoscope.leaderboard import EpochBoards
 from jacoscope.probe_record import ProbeRecord
 from jacoscope.quantities import FAMILY_OF, HISTOGRAM_EDGES, QUANTITIES
@@ -81,7 +83,9 @@ class RecordEvents:
         values = [self._tensor(f"{self._prefix}/.steps", epoch, {"quantity": ".steps"})]
         for item in record.records:
             tag = f"{self._prefix}/{item.quantity}/{item.axis.digest}"
-            values.append(self._tensor(tag, _stored(item, record.dtype), _schema(item)))
+            stored = _stored(item, record.dtype)
+            stored = pack(stored) if stored.ndim > 1 else stored
+            values.append(self._tensor(tag, stored, _schema(item)))
         values += self._named(headline_tensor(record.headline, record.samples), np.float64)
         if record.samples is not None:
             for tensor in sample_tensors(record.samples):
