@@ -192,7 +192,8 @@ def test_values_shapes_and_a_choice_of_parameters() -> None:
     assert torch.allclose(jacobian.values, model(*batch).flatten(1), rtol=1e-12)
     check(jacobian, {"up.weight": of_case(case)["up.weight"]})
     twice = output_jacobian(model, batch, parameters="up.weight", max_outputs=200, spectral=False)
-    assert torch.equal(twice.norms("up.weight"), jacobian.norms("up.weight"))
+    # Beside Gram matrices, which spectra are of, norms are read off these.
+    assert torch.allclose(twice.norms("up.weight"), jacobian.norms("up.weight"), rtol=1e-12)
 
 
 def test_a_parameter_named_twice_is_one() -> None:
