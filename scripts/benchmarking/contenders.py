@@ -48,10 +48,12 @@ class Contender(ABC):
     Attributes:
         gives: The kinds of results that the tool has.
         package: What has to be installed for it.
+        lingers: Whether what runs after it is slower for a while.
     """
 
     gives: ClassVar[tuple[str, ...]]
     package: ClassVar[str] = "torch"
+    lingers: ClassVar[bool] = False
 
     def __init__(self, workload: Workload, want: str) -> None:
         self.workload = workload
@@ -353,6 +355,9 @@ class Histograms(Contender):
     """TensorBoard's and W&B's way of watching: each gradient's histogram, as of the batch."""
 
     package = "tensorboard"
+    # Its thread and numpy's work leave PyTorch's threads on one core: for 50 ms all takes twice as
+    # long.
+    lingers = True
     gives = ("batch gradient",)
 
     def __init__(self, workload: Workload, want: str) -> None:
@@ -367,11 +372,11 @@ class Histograms(Contender):
         torch.autograd.backward(self.workload.loss(self.model))
         for name, parameter in self.model.named_parameters():
             self.writer.add_histogram(name, parameter.grad, self._steps)
+        self.writer.flush()  # or else its thread would be at work while others are timed
         self._steps += 1
 
     def found(self) -> dict[str, Tensor]:
         """The sums of the gradients, read back from the event file."""
-        self.writer.flush()
         accumulator = importlib.import_module(
             "tensorboard.backend.event_processing.event_accumulator"
         ).EventAccumulator(self._folder.name, {"histograms": 0})

@@ -18,7 +18,10 @@ from benchmarking.contenders import Contender
 
 __all__ = ["WARM_UP", "Label", "Timing", "in_turn", "products", "reason", "seconds"]
 
-WARM_UP = 3
+WARM_UP = 2
+_SLOW = 10
+"""Times the plain run beyond which a contender has rounds of its own."""
+_FEW = 5
 Label = tuple[str, str]  # tool and want
 
 
@@ -28,12 +31,14 @@ class Timing:
 
     Attributes:
         first: Seconds of the very first run, which finds things out.
+        latest: Seconds of the latest run.
         seconds: Of each round.
         ratios: To the plain run of the same round.
         failure: Why there are none, in a line.
     """
 
     first: float = 0.0
+    latest: float = 0.0
     seconds: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)
     failure: str | None = None
@@ -57,6 +62,9 @@ def in_turn(
 ) -> tuple[list[float], dict[Label, Timing]]:
     """Time the plain run and all contenders in every round.
 
+    Each runs twice in its turn, and the second run counts: the first pays for what others have
+    done to caches and to the allocator. Those that take more than ten times as long as the plain
+    run, or slow down what comes after them, have rounds of their own, in which each runs once.
     Gradients and results of the last run are dropped before the next, outside what is timed. The
     first rounds warm up and do not count. A contender that fails once takes no further part.
 
@@ -64,50 +72,85 @@ def in_turn(
         plain: Forward and backward alone.
         contenders: The others by label.
         device: Where they run.
-        rounds: Rounds that count.
+        rounds: Rounds that count; of slow ones at most five.
         title: What progress is shown under.
 
     Returns:
         Seconds of the plain runs, and each contender's timing.
     """
     timings = {label: Timing() for label in contenders}
-    plain_seconds: list[float] = []
     gc.collect()
     gc.freeze()  # what is there already is not gone through again
-    for index in range(WARM_UP + rounds):
-        _show(f"{title}: round {index + 1 - WARM_UP} of {rounds}")
-        plain_time = seconds(plain, device)
-        if index >= WARM_UP:
-            plain_seconds.append(plain_time)
-        for label, timing in timings.items():
-            if timing.failure is None:
-                _take_turn(contenders[label], timing, device, plain_time, index)
+    _show(f"{title}: first runs")
+    for label, timing in timings.items():
+        _take_turn(contenders[label], timing, device, None)
+    plain_seconds = [seconds(plain, device) for _ in range(WARM_UP)]
+    most = _SLOW * plain_seconds[-1]
+    slow = [
+        label
+        for label, timing in timings.items()
+        if _again(contenders[label], timing, device) > most or contenders[label].lingers
+    ]
+    quick = [label for label in timings if label not in slow]
+    plain_seconds = []
+    for labels, count, twice in ((quick, rounds, True), (slow, min(rounds, _FEW), False)):
+        for index in range(WARM_UP + count) if labels else ():
+            _show(f"{title}: round {index + 1 - WARM_UP} of {count}")
+            plain_time = seconds(plain, device, twice=True)
+            if index >= WARM_UP and labels is quick:
+                plain_seconds.append(plain_time)
+            for label in labels:
+                if timings[label].failure is None:
+                    counts = plain_time if index >= WARM_UP else None
+                    _take_turn(contenders[label], timings[label], device, counts, twice=twice)
     gc.unfreeze()
     _show("")
     return plain_seconds, timings
 
 
+def _again(contender: Contender, timing: Timing, device: str) -> float:
+    """Seconds of a second run, zero where there is none."""
+    if timing.failure is not None:
+        return 0.0
+    _take_turn(contender, timing, device, None)
+    return timing.latest
+
+
 def _take_turn(
-    contender: Contender, timing: Timing, device: str, plain_time: float, index: int
+    contender: Contender,
+    timing: Timing,
+    device: str,
+    plain_time: float | None,
+    *,
+    twice: bool = False,
 ) -> None:
+    """One turn, which counts if there is a plain run's time to compare with."""
     try:
-        taken = seconds(contender, device)
+        timing.latest = seconds(contender, device, twice=twice)
     except Exception as error:  # a peer that cannot run a workload is a row of the table
         timing.failure = reason(error)
         return
     finally:
         contender.clear()
-    if index == 0:
-        timing.first = taken
-    elif index >= WARM_UP:
-        timing.seconds.append(taken)
-        timing.ratios.append(taken / plain_time)
+    timing.first = timing.first or timing.latest
+    if plain_time is not None:
+        timing.seconds.append(timing.latest)
+        timing.ratios.append(timing.latest / plain_time)
 
 
-def seconds(contender: Contender, device: str) -> float:
-    """Seconds of one run, each after the same tidying; on CUDA by events, with an empty queue."""
+def seconds(contender: Contender, device: str, *, twice: bool = False) -> float:
+    """Seconds of a run; on CUDA by events, with an empty queue.
+
+    Args:
+        contender: What runs.
+        device: Where.
+        twice: Whether it runs twice, and the second counts.
+    """
     contender.clear()
     gc.collect()
+    if twice:
+        contender.run()
+        contender.clear()
     if device == "cpu":
         start = time.perf_counter()
         contender.run()
