@@ -153,3 +153,19 @@ def adversaries(pl: ModuleType = lightning_pytorch) -> Any:
             ]
 
     return Adversaries()
+
+
+class OneOfTwo:
+    """What one of two processes would be told, given what rank zero said."""
+
+    size = 2
+
+    def __init__(self, rank: int, said: list[Any]) -> None:
+        self.rank = rank
+        self._said = said
+
+    def of_rank_zero(self, value: Any) -> Any:
+        if self.rank == 0:
+            self._said.append(value)
+            return value
+        return self._said.pop(0)

@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import fingerprint
+from helpers import OneOfTwo, fingerprint
 from jacoscope import Monitor, SensitivityMonitor
 from jacoscope._lightning import steps_of
 from jacoscope.config import MonitorConfig, Output, Schedule
@@ -563,22 +563,6 @@ def test_how_long_a_run_is(
     assert steps_of(trainer) == expected
 
 
-class _OneOfTwo:
-    """What one of two processes would be told, given what rank zero said."""
-
-    size = 2
-
-    def __init__(self, rank: int, said: list[Any]) -> None:
-        self.rank = rank
-        self._said = said
-
-    def of_rank_zero(self, value: Any) -> Any:
-        if self.rank == 0:
-            self._said.append(value)
-            return value
-        return self._said.pop(0)
-
-
 def test_processes_measure_as_much_as_rank_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     def gather(self: SampleGathering, before: float = float("inf")) -> None:
         while self._expected and self._expected[0].step < before:
@@ -596,7 +580,7 @@ def test_processes_measure_as_much_as_rank_zero(monkeypatch: pytest.MonkeyPatch)
         "on_error": "raise",
     }
     model = network()
-    ranks = [Monitor(model, told, processes=_OneOfTwo(rank, said)) for rank in (0, 1)]  # type: ignore[arg-type]
+    ranks = [Monitor(model, told, processes=OneOfTwo(rank, said)) for rank in (0, 1)]  # type: ignore[arg-type]
     ranks[1]._overhead._clock = Clock()  # which stands still, and would decide otherwise
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     extents = set()

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import classifier, data, fingerprint, trainer
+from helpers import OneOfTwo, classifier, data, fingerprint, trainer
 from jacoscope import Monitor, Schedule, SensitivityMonitor
 from jacoscope.gathering import SampleGathering
 from jacoscope.pacing import PROBE, Budget, Overhead
@@ -482,22 +482,6 @@ def test_a_checkpoint_keeps_the_times(clock: Clock) -> None:
     assert not sink.records, "what the run owes is not forgotten"
 
 
-class _OneOfTwo:
-    """What one of two processes would be told, given what rank zero said."""
-
-    size = 2
-
-    def __init__(self, rank: int, said: list[Any]) -> None:
-        self.rank = rank
-        self._said = said
-
-    def of_rank_zero(self, value: Any) -> Any:
-        if self.rank == 0:
-            self._said.append(value)
-            return value
-        return self._said.pop(0)
-
-
 def test_processes_follow_rank_zero_and_seldom_ask(
     clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,7 +495,7 @@ def test_processes_follow_rank_zero_and_seldom_ask(
     said: list[Any] = []
     told = {"quantities": ["sample_grad_norm"], "schedule": {"every": 1}, "overhead": 0.02}
     model = nn.Linear(3, 2)
-    ranks = [Monitor(model, told, processes=_OneOfTwo(rank, said)) for rank in (0, 1)]  # type: ignore[arg-type]
+    ranks = [Monitor(model, told, processes=OneOfTwo(rank, said)) for rank in (0, 1)]  # type: ignore[arg-type]
     asked = captured = 0
     ranks[1]._overhead._clock = Clock()  # which stands still, and would decide otherwise
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
