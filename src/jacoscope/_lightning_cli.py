@@ -166,6 +166,7 @@ class JacoscopeCLI(LightningCLI):
         print(
             f"\nRecorded in {monitor.run_dir}\n"
             f"Look at it:   tensorboard --logdir {Path(monitor.run_dir).parent}\n"
+            "  Sensitivity what was found, layer by layer and sample by sample\n"
             f"  Scalars     {group}/: the whole model at a glance\n"
             f"{images}"
             f"  Text        {group}/about: what each number means\n"
