@@ -90,7 +90,8 @@ def test_whole_runs_are_compared_within_a_round(
     report = importlib.import_module("benchmarking.report")
     # By the clock and of the processor, of which the machine is slow in the second round.
     times = iter([(50, 40), (51, 40.4), (500, 40), (515, 40.4), (50, 40), (52, 41.2)])
-    monkeypatch.setattr(fits, "_alone", lambda *_: fits._Time(*next(times)))
+    pair = lambda *_: [fits._Time(*next(times)) for _ in range(2)]  # noqa: E731
+    monkeypatch.setattr(fits, "_in_turns", pair)
     rows = fits.whole_fits(["digits_cnn"], rounds=3)
     assert rows[0]["ratios"] == pytest.approx([1.02, 1.03, 1.04])
     written = report.render({"fit": {"rows": rows, "machine": "one"}})["fit"]
@@ -111,6 +112,7 @@ def test_a_whole_run_is_the_experiment_s_own(benchmark: Any) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "fit", fit)
+        patch.setattr(fits._Turns, "wait", lambda _: None)
         for watched in (None, (), fits._ALL):
             with pytest.raises(Trained):
                 fits._fit("topics_transformer", 1, watched)
@@ -121,6 +123,32 @@ def test_a_whole_run_is_the_experiment_s_own(benchmark: Any) -> None:
     assert parameters.config.schedule.every == 1
     assert not parameters.config.layers
     assert len(parameters.config.quantities) > 11
+
+
+@pytest.mark.slow
+def test_whole_runs_go_on_in_turn(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = importlib.import_module("benchmarking.fits")
+    options = ("--monitor.schedule.first=1", "--trainer.max_steps=25")
+    told: list[str] = []
+    answer = fits._answer
+
+    def noted(run: Any, word: str = "") -> str:
+        found: str = answer(run, word)
+        told.append(found)
+        return found
+
+    monkeypatch.setattr(fits, "_answer", noted)
+    times = fits._in_turns("digits_cnn", 1, [("--monitor.layers=[]", *options), options])
+    # Each says that it is ready, stops before its steps 10 and 20, and tells its time.
+    assert [bool(text) for text in told] == [False] * 6 + [True] * 2
+    assert all(0 < each.wall < 60 and each.cpu > 0 for each in times)
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_early_is_told(benchmark: Any) -> None:
+    fits = importlib.import_module("benchmarking.fits")
+    with pytest.raises(RuntimeError, match="a run ended early, with exit code"):
+        fits._in_turns("no_such_experiment", 1, [None])
 
 
 def test_the_page_on_speed_has_a_place_for_every_part() -> None:

@@ -71,11 +71,11 @@ _ORDER = [
     ),
 ]
 # These hold no data and import nothing of ours, so that all may import them.
-_FREE = ["_version", "errors", "faults", "filled_bins", "memory", "schema"]
+_FREE = ["_version", "errors", "faults", "filled_bins", "memory", "packed_text", "schema"]
 # What stands beside the flow, by what it may import.
 _BESIDE: dict[str, list[str]] = {
-    "reader": ["errors", "filled_bins", "schema"],
-    "board": ["errors", "filled_bins", "schema", "_version"],
+    "reader": ["errors", "filled_bins", "packed_text", "schema"],
+    "board": ["errors", "filled_bins", "packed_text", "schema", "_version"],
     "demos": [],
     "__init__": [
         *("alerts", "config", "errors", "faults", "_version", "capturing", "probing"),

@@ -9,12 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from benchmarking.monitoring import PARAMETER_QUANTITIES
@@ -24,6 +26,10 @@ __all__ = ["EXPERIMENTS", "whole_fits"]
 
 _SCRIPTS = Path(__file__).parents[1]
 _CONFIGS = _SCRIPTS.parent / "configs"
+_STEPS = 10
+"""Steps that a run takes in its turn."""
+_MARK = "benchmark:"
+"""Begins what a run tells of itself, among all that may be printed."""
 _PARAMETERS = (
     "--monitor.schedule.every=1",
     "--monitor.layers=[]",
@@ -103,8 +109,9 @@ def whole_fits(
 def _measured(name: str, row: _Row, rounds: int, epochs: int | None) -> dict[str, Any]:
     plain, watched = [], []
     for index in range(rounds):
-        plain.append(_alone(name, epochs, None))
-        watched.append(_alone(name, epochs, row.options))
+        times = _in_turns(name, epochs, [None, row.options])
+        plain.append(times[0])
+        watched.append(times[1])
         done = f"{name}, {row.watched}: round {index + 1} of {rounds}"
         seconds = f"{watched[-1].wall:.2f} s against {plain[-1].wall:.2f} s"
         print(f"{done}: {seconds}", file=sys.stderr, flush=True)
@@ -120,22 +127,93 @@ def _measured(name: str, row: _Row, rounds: int, epochs: int | None) -> dict[str
     }
 
 
-def _alone(name: str, epochs: int | None, watched: Sequence[str] | None) -> _Time:
-    """Time one ``fit`` in a process of its own: what a run leaves behind slows down the next."""
+def _in_turns(
+    name: str, epochs: int | None, each: Sequence[Sequence[str] | None]
+) -> tuple[_Time, ...]:
+    """Time several ``fit``s of an experiment that go on in turn, some steps at a time.
+
+    Each is in a process of its own, as what a run leaves behind slows down the next; all but one
+    wait. So a machine that is slow for a while is slow for all of them.
+
+    Args:
+        name: The experiment.
+        epochs: Epochs, if not its own.
+        each: The monitor's options of each; ``None`` for no monitor.
+    """
+    with ExitStack() as stack:
+        runs = [stack.enter_context(_started(name, epochs, watched)) for watched in each]
+        times: dict[int, _Time] = {}
+        for run in runs:
+            _answer(run)  # all is built
+        order = list(range(len(runs)))
+        while len(times) < len(runs):
+            for place in order:
+                if place in times:
+                    continue
+                told = _answer(runs[place], "go on")
+                if told:
+                    times[place] = _Time(**json.loads(told))
+            order.reverse()  # for whoever follows another is slowed down by it
+        return tuple(times[place] for place in range(len(runs)))
+
+
+def _started(name: str, epochs: int | None, watched: Sequence[str] | None) -> subprocess.Popen[str]:
     options = None if watched is None else list(watched)
     code = (
         f"import json, sys, torch; sys.path.insert(0, {str(_SCRIPTS)!r}); "
         f"torch.set_num_threads({torch.get_num_threads()}); from benchmarking.fits import _fit; "
-        f"time = _fit({name!r}, {epochs!r}, {options!r}); print(json.dumps(vars(time)))"
+        f"time = _fit({name!r}, {epochs!r}, {options!r}); "
+        f"print({_MARK!r} + json.dumps(vars(time)), flush=True)"
     )
-    told = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True, check=True
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
-    return _Time(**json.loads(told.stdout.splitlines()[-1]))
+
+
+def _answer(run: subprocess.Popen[str], word: str = "") -> str:
+    """What a run tells when it stops: nothing if it waits for its turn, or its time."""
+    assert run.stdin is not None
+    assert run.stdout is not None
+    if word:
+        run.stdin.write(word + "\n")
+        run.stdin.flush()
+    for line in run.stdout:
+        if line.startswith(_MARK):
+            return line.removeprefix(_MARK).strip()
+    raise RuntimeError(f"a run ended early, with exit code {run.wait()}")
+
+
+class _Turns(Callback):
+    """Lets others go on after some steps, and counts the time while it is this run's turn."""
+
+    def __init__(self) -> None:
+        self.wall = 0.0
+        self._steps = 0
+        self._since = 0.0
+
+    def wait(self) -> None:
+        """Wait for a turn."""
+        print(_MARK, flush=True)
+        sys.stdin.readline()
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Stop the clock."""
+        self.wall += time.perf_counter() - self._since
+
+    def on_train_batch_start(self, *_: Any, **__: Any) -> None:
+        """Let others go on from time to time."""
+        self._steps += 1
+        if self._steps % _STEPS == 0:
+            self.stop()
+            self.wait()
 
 
 def _fit(name: str, epochs: int | None, watched: Sequence[str] | None) -> _Time:
-    """Time one ``fit``.
+    """Time one ``fit``, which goes on whenever a line is read.
 
     Args:
         name: The experiment.
@@ -157,6 +235,10 @@ def _fit(name: str, epochs: int | None, watched: Sequence[str] | None) -> _Time:
         callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
         if watched is None:
             callbacks[:] = [each for each in callbacks if not isinstance(each, SensitivityMonitor)]
-        wall, cpu = time.perf_counter(), time.process_time()
+        turns = _Turns()
+        callbacks.insert(0, turns)  # before the monitor begins its step
+        cpu = time.process_time()
+        turns.wait()
         cli.trainer.fit(cli.model, datamodule=cli.datamodule)
-        return _Time(time.perf_counter() - wall, time.process_time() - cpu)
+        turns.stop()
+        return _Time(turns.wall, time.process_time() - cpu)

@@ -21,6 +21,7 @@ import jacoscope
 from jacoscope.config import Output
 from jacoscope.faults import Faults
 from jacoscope.leaderboard import EpochBoards, Leaderboard, SampleBatch, Thing
+from jacoscope.packed_text import unpack_text
 from jacoscope.schema import PLUGIN_NAME
 from jacoscope.sinks import MemorySink, ScalarSink, TensorBoardSink
 
@@ -236,7 +237,7 @@ def test_odd_characters_do_no_harm(odd: str, tmp_path: Path, values: Values) -> 
     rows = _rows(_texts(values)["largest_gradient"])
     assert [len(row) for row in rows] == [7, 7, 7]
     (record,) = [value for _, value in values(PLUGIN_NAME)]
-    found = json.loads(tensor_util.make_ndarray(record.tensor).item())
+    found = json.loads(unpack_text(tensor_util.make_ndarray(record.tensor).item()))
     assert odd in found["samples"]["id"]
 
 
@@ -354,7 +355,7 @@ def test_the_record_holds_every_number(tmp_path: Path, values: Values) -> None:
     boards = _boards(["a", 2], _image, losses=np.array([math.nan, 1e300]), norms_RN=norms)
     _write(tmp_path, boards, records=True)
     ((step, value),) = values(PLUGIN_NAME)
-    text = tensor_util.make_ndarray(value.tensor).item()
+    text = unpack_text(tensor_util.make_ndarray(value.tensor).item())
     found = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert step == found["step"] == 39
     assert (found["epoch"], found["seen"], found["omitted"]) == (3, 2, 0)
@@ -370,7 +371,7 @@ def test_the_record_holds_every_number(tmp_path: Path, values: Values) -> None:
 def test_the_record_holds_whole_texts(tmp_path: Path, values: Values) -> None:
     _write(tmp_path, _boards(["a"], lambda index: "word " * 100), records=True)
     ((_, value),) = values(PLUGIN_NAME)
-    found = json.loads(tensor_util.make_ndarray(value.tensor).item())
+    found = json.loads(unpack_text(tensor_util.make_ndarray(value.tensor).item()))
     assert found["boards"][0]["entries"][0]["text"] == "word " * 100
 
 
@@ -381,7 +382,7 @@ def test_the_record_holds_thumbnails(
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     _write(tmp_path, _boards(["a", 2], lambda index: image), records=True)
     ((_, value),) = values(PLUGIN_NAME)
-    images = json.loads(tensor_util.make_ndarray(value.tensor).item())["images"]
+    images = json.loads(unpack_text(tensor_util.make_ndarray(value.tensor).item()))["images"]
     assert set(images) == {"a", "2"}
     head, _, coded = images["a"].partition(",")
     assert head == "data:image/png;base64"
@@ -397,6 +398,6 @@ def test_the_record_says_which_layers_a_sample_pushes(tmp_path: Path, values: Va
     boards = _boards(["a", "b", "c"], norms_RN=norms_RN)
     _write(tmp_path, boards, records=True)
     ((_, value),) = values(PLUGIN_NAME)
-    pushes = json.loads(tensor_util.make_ndarray(value.tensor).item())["pushes"]
+    pushes = json.loads(unpack_text(tensor_util.make_ndarray(value.tensor).item()))["pushes"]
     assert pushes["a"] == [["head", pytest.approx(0.64)], ["conv.0", pytest.approx(0.36)]]
     assert pushes["b"] == pushes["c"] == []  # no gradient, or none that is finite

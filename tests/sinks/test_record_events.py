@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from jacoscope import MonitorConfig
 from jacoscope.filled_bins import unpack
+from jacoscope.packed_text import unpack_text
 from jacoscope.quantities import FAMILIES, HISTOGRAM_EDGES, QUANTITIES
 from jacoscope.record import StepRecord
 from jacoscope.schema import PLUGIN_NAME, SCHEMA_VERSION
@@ -208,7 +209,7 @@ def test_epochs_are_written_with_every_step(write: Train, values: Values, tiny: 
 
 def _texts(found: list[tuple[int, Any]], name: str) -> dict[int, Any]:
     return {
-        step: json.loads(tensor_util.make_ndarray(value.tensor).item())
+        step: json.loads(unpack_text(tensor_util.make_ndarray(value.tensor).item()))
         for step, value in found
         if value.tag == f"jacoscope/sensitivity/.{name}"
     }

@@ -23,6 +23,7 @@ from jacoscope.config import Output
 from jacoscope.quantities import HEADLINES, HISTOGRAM_EDGES
 from jacoscope.record import StepRecord
 from jacoscope.sinks import TensorBoardSink
+from jacoscope.sinks._events import histogram_value
 
 Train = Callable[..., list[StepRecord]]
 Values = Callable[..., list[tuple[int, Any]]]
@@ -222,13 +223,9 @@ def _within(gradient: npt.NDArray[np.float64], left: float, right: float) -> int
     """Gradients in a bin, which holds its edge nearer to zero and not the other."""
     if left == right:
         return 0
-    middle = len(HISTOGRAM_EDGES) // 2
-    smallest = HISTOGRAM_EDGES[middle]
-    if right <= -smallest:
-        return int(((gradient > left) & (gradient <= right)).sum())
-    if left >= smallest:
-        return int(((gradient >= left) & (gradient < right)).sum())
-    return int((np.abs(gradient) < smallest).sum())
+    above = gradient > left if left < 0 else gradient >= left
+    below = gradient <= right if right < 0 else gradient < right
+    return int((above & below).sum())
 
 
 def test_a_gradient_with_nothing_finite_has_no_histogram(write: Train, values: Values) -> None:
@@ -469,3 +466,21 @@ def test_two_monitors_share_a_file(
         tag.replace("jacoscope/a/", "jacoscope/b/") if "jacoscope" in tag else "b" + tag[1:]
         for tag in in_a
     }
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e30])
+def test_charts_of_histograms_have_few_bins_and_lose_nothing(scale: float) -> None:
+    """Bins far narrower than what TensorBoard draws are put together; counts and ends stay."""
+    numbers = scale * np.random.default_rng(0).standard_normal(20_000)
+    counts = np.histogram(numbers, HISTOGRAM_EDGES)[0].astype(np.float64)
+    drawn = histogram_value("tag", HISTOGRAM_EDGES, counts).histo
+    assert sum(drawn.bucket) == drawn.num == counts.sum()
+    assert len(drawn.bucket) < 150
+    edges = np.array([drawn.min, *drawn.bucket_limit[1:]])
+    assert (np.diff(edges) > 0).all()
+    below = np.cumsum(drawn.bucket)[1:]
+    for edge, count in zip(edges[1:], below, strict=True):
+        assert count == counts[: np.searchsorted(HISTOGRAM_EDGES, edge)].sum()
+    # No bin is wider than one of the record, or than what is drawn as one.
+    widest = np.diff(HISTOGRAM_EDGES)[np.searchsorted(HISTOGRAM_EDGES, edges[1:]) - 1]
+    assert (np.diff(edges) <= np.maximum(widest, (edges[-1] - edges[0]) / 100)).all()

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jacoscope.packed_text import unpack_text
+
 __all__ = [
     "integer",
     "listing",
@@ -35,7 +37,7 @@ def parsed_list(data: bytes | str) -> list[dict[str, Any]]:
 
 def _loaded(data: bytes | str) -> Any:
     try:
-        return json.loads(data, parse_constant=_NUMBERS.__getitem__)
+        return json.loads(unpack_text(data), parse_constant=_NUMBERS.__getitem__)
     except (ValueError, RecursionError):
         return None
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from tensorboard.util import tensor_util
 
 from jacoscope.filled_bins import unpack
+from jacoscope.packed_text import unpack_text
 from jacoscope.reader._grams import grams_of
 from jacoscope.reader._probes import ProbedSteps
 from jacoscope.reader._run import Histogram, Run
@@ -51,26 +52,26 @@ class RunBuilder:
     ) -> None:
         array = tensor_util.make_ndarray(value.tensor)
         if tag == ".run":
-            self._described = json.loads(array.item())
+            self._described = json.loads(unpack_text(array.item()))
         elif tag == ".status":
-            self._status = json.loads(array.item())
+            self._status = json.loads(unpack_text(array.item()))
             self._note_status(step)
         elif tag == ".samples":
-            epoch = json.loads(array.item())
+            epoch = json.loads(unpack_text(array.item()))
             self._samples[epoch["epoch"]] = epoch
         elif tag == ".steps":
             self._begin(step, int(array[0]), wall_time)
         elif tag == ".probes":
             self._begin_probe(step)
         elif tag == ".probe":
-            self._probes[step] = json.loads(array.item())
+            self._probes[step] = json.loads(unpack_text(array.item()))
         elif tag.startswith(".error/"):
             row = self._errors.setdefault(schema["of"], {}).setdefault(step, {})
             row.update(zip(schema["names"], array.tolist(), strict=True))
         elif tag == ".alerts":
-            self._alerts[step] = json.loads(array.item())
+            self._alerts[step] = json.loads(unpack_text(array.item()))
         elif tag == ".gram_batch":
-            self._batches[step] = json.loads(array.item())
+            self._batches[step] = json.loads(unpack_text(array.item()))
         elif tag.startswith(".headline/"):
             scalars = zip(schema["names"], array.tolist(), strict=True)
             self._headline.setdefault(step, {}).update(scalars)

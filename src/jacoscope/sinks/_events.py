@@ -21,6 +21,7 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_STRING
 
+from jacoscope.packed_text import pack_text
 from jacoscope.schema import PLUGIN_NAME
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "text_value",
 ]
 
+_CELLS = 256
+"""Parts of a histogram's range that are told apart; TensorBoard draws 30 of them."""
 _TYPES = {np.dtype(np.float32): DT_FLOAT, np.dtype(np.float64): DT_DOUBLE}
 
 
@@ -63,7 +66,7 @@ def tensor_value(tag: str, array: npt.NDArray[Any], content: bytes | None = None
 def text_value(tag: str, text: str, content: bytes | None = None) -> Any:
     """A summary value holding a text; see :func:`tensor_value`."""
     tensor = TensorProto(
-        dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[text.encode()]
+        dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[pack_text(text)]
     )
     return Summary.Value(tag=tag, tensor=tensor, metadata=_metadata(content))
 
@@ -96,7 +99,7 @@ def histogram_value(
 
     filled = np.flatnonzero(counts > 0)
     first, last = int(filled[0]), int(filled[-1]) + 1
-    edges, counts = edges[first : last + 1], counts[first:last]
+    edges, counts = _merged(edges[first : last + 1], counts[first:last])
     centres = (edges[:-1] + edges[1:]) / 2
     # TensorBoard takes right edges and starts the first bin at the smallest number, so an empty bin
     # in front keeps the first one from being stretched.
@@ -111,6 +114,15 @@ def histogram_value(
         bucket_counts=[0.0, *counts.tolist()],
     )
     return summary.value[0]
+
+
+def _merged(
+    edges: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Bins with those put together that no chart tells apart; the record has all of them."""
+    cells = np.floor((edges[:-1] - edges[0]) * (_CELLS / (edges[-1] - edges[0])))
+    first = np.unique(cells, return_index=True)[1]
+    return np.append(edges[first], edges[-1]), np.add.reduceat(counts, first)
 
 
 def add_values(writer: EventWriter, values: list[Any], step: int) -> None:

@@ -21,7 +21,8 @@ def data_url(image: npt.NDArray[np.uint8]) -> str:
     """
     from PIL import Image  # TensorBoard brings it; runs without pictures need not load it
 
-    picture = Image.fromarray(coloured(image))
+    is_grey = image.shape[2] < 3
+    picture = Image.fromarray(image[..., 0] if is_grey else coloured(image))
     longest = max(picture.size)
     if longest > _SIDE:
         width, height = (max(1, round(side * _SIDE / longest)) for side in picture.size)

@@ -24,6 +24,8 @@ Tags, with the monitor's group and the digest of the axis:
 - ``jacoscope/GROUP/.input_singular_values``: (N, min(C, D)). ``.saliency_maps``, and
   ``.saliency_things`` where they are new: what :class:`~jacoscope.probing.Saliency` says.
 - ``jacoscope/GROUP/.run``: a text: configuration, parameters, reasons for what is left out.
+
+Texts are JSON; long ones are compressed (:mod:`jacoscope.packed_text`).
 """
 
 from __future__ import annotations
