@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -109,10 +110,9 @@ class _Listener(Sampler[int]):
         self._drawn: list[int] = []
 
     def __iter__(self) -> Iterator[int]:
-        self._drawn = drawn = []
-        for index in self.inner:
-            drawn.append(index)
-            yield index
+        self._drawn = drawn = list[int]()
+        # Appending returns nothing, so all pass; no line of Python runs for an index.
+        return itertools.filterfalse(drawn.append, self.inner)
 
     def __len__(self) -> int:
         return len(self.inner)  # type: ignore[arg-type]

@@ -150,6 +150,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
             "on_error": on_error,
         }
         self.config = _one_config(config, separate)
+        self._state_key = f"jacoscope.SensitivityMonitor[{self.config.output.group}]"
         self.run_dir: str | None = None
         self._session: _Session | None = None
         self._state: Mapping[str, Any] = {}
@@ -157,7 +158,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
     @property
     def state_key(self) -> str:
         """The name that its state has in a checkpoint; it differs by group."""
-        return f"jacoscope.SensitivityMonitor[{self.config.output.group}]"
+        return self._state_key  # the Trainer asks at every hook of every step
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and other processes get: the configuration and counters, no open files."""

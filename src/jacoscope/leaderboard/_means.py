@@ -5,6 +5,7 @@ Shape suffixes: N samples, M means per sample.
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,25 +90,40 @@ class RunningMeans:
         self._slots = {name: slot for slot, name in enumerate(names)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums as plain values."""
+        """The sums as plain values; arrays are texts, as many numbers take a checkpoint long."""
+        ids = list(self._slots)
+        are_numbers = all(type(name) is int and abs(name) < 2**63 for name in ids)
         return {
-            "ids": list(self._slots),
-            "sums": self._sums.ravel().tolist(),
-            "updated": self._updated.tolist(),
+            "ids": _text(np.array(ids, dtype=np.int64)) if are_numbers else ids,
+            "sums": _text(self._sums),
+            "updated": _text(self._updated),
             "updates": self._updates,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the sums that a checkpoint kept; begin anew where it had other means."""
-        ids, sums = state.get("ids", ()), np.array(state.get("sums", ()), dtype=np.float64)
+        ids = state.get("ids", ())
+        ids = _array(ids, np.int64).tolist() if isinstance(ids, str) else ids
+        sums = _array(state.get("sums", ""), np.float64)
+        updated = _array(state.get("updated", ""), np.int64)
         shape = (len(ids), *self._shape)
-        if sums.size != math.prod(shape):
+        if sums.size != math.prod(shape) or len(updated) != len(ids):
             self.load_state_dict({})
             return
         self._slots = {name: slot for slot, name in enumerate(ids)}
         self._sums = sums.reshape(shape)
-        self._updated = np.array(state.get("updated", ()), dtype=np.int64)
+        self._updated = updated
         self._updates = int(state.get("updates", 0))
+
+
+def _text(array: npt.NDArray[Any]) -> str:
+    little = array.dtype.newbyteorder("<")
+    return base64.b64encode(array.astype(little).tobytes()).decode()
+
+
+def _array(text: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    little = np.dtype(dtype).newbyteorder("<")
+    return np.frombuffer(base64.b64decode(text), dtype=little).astype(dtype)
 
 
 def _divide(sums: FloatArray) -> FloatArray:
