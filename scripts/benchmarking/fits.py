@@ -163,7 +163,8 @@ def _started(name: str, epochs: int | None, watched: Sequence[str] | None) -> su
         f"import json, sys, torch; sys.path.insert(0, {str(_SCRIPTS)!r}); "
         f"torch.set_num_threads({torch.get_num_threads()}); from benchmarking.fits import _fit; "
         f"time = _fit({name!r}, {epochs!r}, {options!r}); "
-        f"print({_MARK!r} + json.dumps(vars(time)), flush=True)"
+        f"print({_MARK!r} + json.dumps(vars(time)), flush=True); "
+        "sys.stdin.readline()"  # leaving takes time, which would be another's
     )
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code],
@@ -197,7 +198,8 @@ class _Turns(Callback):
     def wait(self) -> None:
         """Wait for a turn."""
         print(_MARK, flush=True)
-        sys.stdin.readline()
+        if not sys.stdin.readline():
+            raise SystemExit("nobody gives turns any more")
         self._since = time.perf_counter()
 
     def stop(self) -> None:
