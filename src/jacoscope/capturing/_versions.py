@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import Parameter, is_lazy
 
 __all__ = ["Versions"]
 
@@ -33,4 +33,5 @@ class Versions:
 def _is_counted(parameter: Tensor) -> bool:
     if not parameter.requires_grad or is_lazy(parameter) or parameter.is_inference():
         return False
-    return type(parameter.detach()) is torch.Tensor
+    # One of a tensor class of its own is no plain parameter, or is found out by what it is made of.
+    return type(parameter) is Parameter or type(parameter.detach()) is torch.Tensor

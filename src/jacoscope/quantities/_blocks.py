@@ -10,8 +10,10 @@ scalars over the chunk size, not with the number of parameters.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -54,11 +56,6 @@ class Piece:
         """The end of the row that it ends in."""
         return -(-self.end // BLOCK_WIDTH) * BLOCK_WIDTH
 
-    @property
-    def is_padded(self) -> bool:
-        """Whether its last row is not filled."""
-        return self.end % BLOCK_WIDTH != 0
-
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
@@ -80,6 +77,8 @@ class Chunk:
     def pack(self, tensors: Sequence[Tensor], out_RB: Tensor) -> Tensor:
         """Copy the pieces of ``tensors`` into rows, zero where a row is not filled.
 
+        Without a graph: call it where none is recorded.
+
         Args:
             tensors: One tensor per parameter, any shape, floating point.
             out_RB: Buffer with at least as many rows as the chunk.
@@ -88,14 +87,25 @@ class Chunk:
             The chunk's rows, shape (R, B), a view of the buffer.
         """
         rows_RB = out_RB[: self.rows]
-        flat = rows_RB.view(-1)
-        targets = [flat[piece.offset : piece.end] for piece in self.pieces]
-        sources = [_flat(tensors[piece.index])[piece.start : piece.stop] for piece in self.pieces]
-        torch._foreach_copy_(targets, sources)
-        padding = [flat[piece.end : piece.padded_end] for piece in self.pieces if piece.is_padded]
+        # One call for all views: made one by one they take longer than copying small parameters.
+        parts = rows_RB.view(-1).split_with_sizes(self._lengths)
+        sources = [_stretch(tensors[piece.index], piece) for piece in self.pieces]
+        torch._foreach_copy_(list(parts[::2]), sources)
+        padding = [parts[place] for place in self._padded]
         if padding:
             torch._foreach_zero_(padding)
         return rows_RB
+
+    @cached_property
+    def _lengths(self) -> list[int]:
+        """Of each piece, and of what its last row lacks."""
+        ends = [(piece.end - piece.offset, piece.padded_end - piece.end) for piece in self.pieces]
+        return list(itertools.chain.from_iterable(ends))
+
+    @cached_property
+    def _padded(self) -> list[int]:
+        """Where among the lengths those are that are padding."""
+        return [place for place in range(1, len(self._lengths), 2) if self._lengths[place]]
 
 
 class BlockLayout:
@@ -161,6 +171,7 @@ def accumulation_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def _stretch(tensor: Tensor, piece: Piece) -> Tensor:
     dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
-    return dense.detach().flatten()
+    flat = dense.flatten()
+    return flat if piece.stop - piece.start == len(flat) else flat[piece.start : piece.stop]
