@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from benchmarking.monitoring import PARAMETER_QUANTITIES
 from jacoscope import SensitivityMonitor
+from jacoscope.sinks import _drawing_time
 
 __all__ = ["EXPERIMENTS", "whole_fits"]
 
@@ -35,8 +36,8 @@ _PARAMETERS = (
     "--monitor.layers=[]",
     "--monitor.output.pictures=[]",
 )
-# Without the standard tab's charts of histograms, one for each parameter: TensorBoard's checksum of
-# these costs more than all the rest.
+# Without the standard tab's charts of histograms, one for each parameter, of which TensorBoard takes
+# checksums in Python.
 _ALL = (
     *_PARAMETERS,
     "--monitor.output.histograms=false",
@@ -192,14 +193,21 @@ class _Turns(Callback):
 
     def __init__(self) -> None:
         self.wall = 0.0
+        self._waited = 0.0
         self._steps = 0
         self._since = 0.0
 
+    def monotonic(self) -> float:
+        """A clock that stands still while others go on."""
+        return time.monotonic() - self._waited
+
     def wait(self) -> None:
         """Wait for a turn."""
+        begun = time.monotonic()
         print(_MARK, flush=True)
         if not sys.stdin.readline():
             raise SystemExit("nobody gives turns any more")
+        self._waited += time.monotonic() - begun
         self._since = time.perf_counter()
 
     def stop(self) -> None:
@@ -241,6 +249,8 @@ def _fit(name: str, epochs: int | None, watched: Sequence[str] | None) -> _Time:
         callbacks.insert(0, turns)  # before the monitor begins its step
         cpu = time.process_time()
         turns.wait()
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule)
+        # How often pictures are drawn goes by the time that the run takes.
+        with patch.object(_drawing_time, "time", turns):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule)
         turns.stop()
         return _Time(turns.wall, time.process_time() - cpu)
