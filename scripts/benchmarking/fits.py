@@ -36,8 +36,8 @@ _PARAMETERS = (
     "--monitor.layers=[]",
     "--monitor.output.pictures=[]",
 )
-# Without the standard tab's charts of histograms, one for each parameter, of which TensorBoard takes
-# checksums in Python.
+# Without the standard tab's charts of histograms, one for each parameter, of which TensorBoard
+# takes checksums in Python.
 _ALL = (
     *_PARAMETERS,
     "--monitor.output.histograms=false",
