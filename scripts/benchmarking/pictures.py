@@ -71,10 +71,10 @@ def _draw_memory(panel: Axes, points: Sequence[Mapping[str, Any]]) -> None:
     panel.annotate(
         "all rows, N × P",
         (first[-1]["value"], rows[-1]),
-        (-4, -2),
+        (-12, -2),
         textcoords="offset points",
         ha="right",
-        va="top",
+        va="bottom",
         color="0.4",
     )
     panel.set_yscale("symlog", linthresh=1)
