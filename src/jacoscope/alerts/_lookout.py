@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ _DECAY = 0.9
 
 _LEAST_PAST = 5
 """Captures that a running mean has to have seen before anything is compared with it."""
+
+_FEW = 512
+"""Numbers that are sorted in less time than it takes to get Python's lock back."""
 
 _WHOLE_KINDS = ("all", "layer", "group")
 """Kinds of rows that are of several parameters."""
@@ -139,8 +143,7 @@ class Lookout:
     ) -> FloatArray:
         """What the bounds are multiples of, row by row; ``nan`` where it is not known."""
         if rule.of == "median":
-            finite = values_L[np.isfinite(values_L)]
-            return np.full(len(names), np.median(finite) if finite.size else math.nan)
+            return np.full(len(names), _median(values_L[np.isfinite(values_L)]))
         if rule.of == "batch":
             return np.full(len(names), math.nan if samples is None else float(samples))
         if rule.of == "past":
@@ -171,6 +174,16 @@ def _many(value: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def _or(value: float | None, other: float) -> float:
     return other if value is None else value
+
+
+def _median(values: FloatArray) -> float:
+    """The median, ``nan`` of nothing."""
+    if not values.size:
+        return math.nan
+    if values.size > _FEW:
+        return float(np.median(values))
+    # NumPy lets go of Python's lock to sort, which TensorBoard's thread then takes for a while.
+    return float(statistics.median(values.tolist()))
 
 
 def _mean(seen: tuple[int, float] | None) -> float:
