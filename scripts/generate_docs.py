@@ -111,7 +111,9 @@ With GROUP from `output.group` (`sensitivity` by default):
 | `jacoscope/GROUP/.steps`, `.status`, `.run` | Sensitivity; `jacoscope.read_run` | epoch; what is missing and which gradient it is; configuration and parameters | `output.records` (default) |
 
 AXIS is a short hash of the watched parameters' names and sizes: TensorBoard reads a tag's metadata
-once, so a run whose set of layers changes gets a tag of its own.
+once, so a run whose set of layers changes gets a tag of its own. Of the tags of `jacoscope/GROUP`, texts
+are JSON, compressed where they are long (`jacoscope.packed_text.unpack_text`), and histograms hold only
+the bins that anything is in (`jacoscope.filled_bins.unpack`).
 """
 
 SAMPLE_HEADLINES_INTRO = """\
