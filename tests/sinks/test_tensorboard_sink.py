@@ -476,6 +476,9 @@ def test_charts_of_histograms_have_few_bins_and_lose_nothing(scale: float) -> No
     drawn = histogram_value("tag", HISTOGRAM_EDGES, counts).histo
     assert sum(drawn.bucket) == drawn.num == counts.sum()
     assert len(drawn.bucket) < 150
+    centres = (HISTOGRAM_EDGES[:-1] + HISTOGRAM_EDGES[1:]) / 2  # sums are of the record's bins
+    assert drawn.sum == pytest.approx(counts @ centres, rel=1e-9)
+    assert drawn.sum_squares == pytest.approx(counts @ centres**2, rel=1e-9)
     edges = np.array([drawn.min, *drawn.bucket_limit[1:]])
     assert (np.diff(edges) > 0).all()
     below = np.cumsum(drawn.bucket)[1:]

@@ -99,8 +99,10 @@ def histogram_value(
 
     filled = np.flatnonzero(counts > 0)
     first, last = int(filled[0]), int(filled[-1]) + 1
-    edges, counts = _merged(edges[first : last + 1], counts[first:last])
+    edges, counts = edges[first : last + 1], counts[first:last]
     centres = (edges[:-1] + edges[1:]) / 2
+    total, sum_of_squares = float(counts @ centres), float(counts @ centres**2)
+    edges, counts = _merged(edges, counts)
     # TensorBoard takes right edges and starts the first bin at the smallest number, so an empty bin
     # in front keeps the first one from being stretched.
     summary = histogram_raw(  # type: ignore[no-untyped-call]
@@ -108,8 +110,8 @@ def histogram_value(
         min=float(edges[0]),
         max=float(edges[-1]),
         num=float(counts.sum()),
-        sum=float(counts @ centres),
-        sum_squares=float(counts @ centres**2),
+        sum=total,
+        sum_squares=sum_of_squares,
         bucket_limits=edges.tolist(),
         bucket_counts=[0.0, *counts.tolist()],
     )
