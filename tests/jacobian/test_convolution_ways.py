@@ -289,3 +289,41 @@ def test_ways_are_remembered_by_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not planned
     other.row_sq_norms()
     assert len(planned) == 1
+
+
+_SEEN = {
+    # Samples, channels, size, what is wanted, and whether rows are less than they are made of.
+    "few scalars": ((6, (3, 8), 12), ("row_sq_norms",), True),
+    "in chunks": ((6, (8, 8), 12), ("row_sq_norms", "column_sq_norms"), True),
+    "in tiles": ((6, (16, 40), 12), ("gram",), True),
+    "many scalars": ((6, (16, 40), 4), ("row_sq_norms", "column_sq_norms"), False),
+}
+
+
+@pytest.mark.parametrize("name", _SEEN)
+def test_rows_are_looked_at_along_a_direction(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the check sees are the rows that were measured, where it is less to read."""
+    (samples, channels, size), wants, is_less = _SEEN[name]
+    monkeypatch.setattr(convolution_rows, "_CACHED", 2**13)
+    monkeypatch.setattr(convolution_rows, "_FAR", 1)
+    jacobian, rows = _case(samples, channels, size)
+    left, right = torch.randn(rows.shape[1]), torch.randn(rows[0, 0].numel())
+    factors = None
+    expected = rows.flatten(1) @ torch.outer(left, right).flatten().double()
+
+    def along() -> Tensor:
+        found, _ = jacobian.checked(left, right, factors)
+        return found.double()
+
+    jacobian.expect(left, right)
+    with torch.no_grad():
+        _check(jacobian._from_rows(wants), rows)
+        assert (jacobian._along_N is not None) == is_less
+    torch.testing.assert_close(along(), expected, rtol=1e-4, atol=1e-4)
+    assert jacobian._along_N is None  # so that it is not taken for what rows are afterwards
+    torch.testing.assert_close(along(), expected, rtol=1e-4, atol=1e-4)
+    jacobian.expect(left, right)
+    with torch.no_grad():
+        jacobian._from_rows(wants)
+    other, _ = jacobian.checked(left.clone().neg_(), right, factors)
+    torch.testing.assert_close(other.double(), -expected, rtol=1e-4, atol=1e-4)

@@ -21,7 +21,7 @@ from jacoscope.capturing._plan import Base, CapturePlan, PlannedUse
 from jacoscope.capturing._pull_back import PullBack
 from jacoscope.capturing._straight import Straight, Taken
 from jacoscope.capturing._streamed import StreamedJacobian, TooLargeError
-from jacoscope.capturing._terms import DenseTerm, Term, combine
+from jacoscope.capturing._terms import DenseTerm, Scale, Term, combine, known_scale
 from jacoscope.capturing._views import View, apply_views
 from jacoscope.capturing._walk import Edge, Graph, Shape, operation_of
 from jacoscope.capturing.rules import RULES, Use, generic_rule
@@ -48,13 +48,15 @@ class Arrival:
         jacobian: The Jacobian.
         grad: The gradient that has arrived at the parameter.
         epsilon: Rounding unit of the coarsest layer that uses the parameter.
-        scales: What rounding errors of earlier sums are relative to, each without dimensions.
+        scales: Tell what rounding errors of earlier sums are relative to, without dimensions.
+        is_early: Whether the gradient is yet to arrive, and this one is the rows' sum.
     """
 
     jacobian: Jacobian
     grad: Tensor
     epsilon: float
-    scales: Sequence[Tensor] = ()
+    scales: Sequence[Scale] = ()
+    is_early: bool = False
 
 
 class BackwardCapture:
@@ -101,7 +103,7 @@ class BackwardCapture:
         # A rehearsal starts below the loss.
         self._has_begun = rehearsal
         self._rehearsal = rehearsal
-        self._scales: dict[Edge, list[Tensor]] = {}
+        self._scales: dict[Edge, list[Scale]] = {}
         self._epsilons: dict[str, float] = {}
         self._pulled = PullBack(graph, memory_budget, plan.one_by_one, rehearsal=rehearsal)
         self._roots: dict[int, list[Base]] = {}
@@ -213,7 +215,7 @@ class BackwardCapture:
             else:
                 term = self._told(use, grads, shared)
             if isinstance(term, DenseTerm) and term.magnitude is not None:
-                self._scales.setdefault(use.base, []).append(term.magnitude)
+                self._note_scale(use.base, term.magnitude)
             if term is not None:
                 term, views = _seen_from_base(term, use.views, base.shape)
                 self._terms.setdefault(use.base, []).append((term, views))
@@ -342,7 +344,7 @@ class BackwardCapture:
         )
         epsilon = max(self._epsilons.get(name, 0.0), torch.finfo(dtype).eps)
         self._early.add(name)
-        self._consume(name, Arrival(jacobian, jacobian.sum(), epsilon))
+        self._consume(name, Arrival(jacobian, jacobian.sum(), epsilon, is_early=True))
 
     def _jacobian(
         self,
@@ -372,6 +374,12 @@ class BackwardCapture:
         coarsest = max(torch.finfo(grad.dtype).eps for grad in grads if grad is not None)
         for name in names:
             self._epsilons[name] = max(self._epsilons.get(name, 0.0), coarsest)
+
+    def _note_scale(self, base: Edge, scale: Scale) -> None:
+        scales = self._scales.setdefault(base, [])
+        if scales:  # many uses would hold many gradients
+            scales[-1] = known_scale(scales[-1]())
+        scales.append(scale)
 
     def _lose(self, names: Sequence[str], error: Exception) -> None:
         for name in names:

@@ -252,8 +252,11 @@ class JacobianCapture(Generic[Value]):
         return hook
 
     def _consume(self, name: str, arrival: Arrival) -> None:
+        direction = self._directions[name]
+        arrival.jacobian.expect(direction.left, direction.right)
         value = self._measure(name, arrival.jacobian, arrival.grad)
-        self._rows[name] = CapturedRows(value, Check.of(arrival, self._directions[name]))
+        check = Check.of(arrival, direction, lazily=not arrival.is_early)
+        self._rows[name] = CapturedRows(value, check)
 
     def _confirm(self, name: str, grad: Tensor) -> None:
         rows = self._rows[name]

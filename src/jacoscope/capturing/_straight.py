@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from jacoscope.capturing._layout import Layout, Regular
+from jacoscope.capturing._terms import Scale
 from jacoscope.capturing._walk import Edge, Graph, Shape, operation_of
 from jacoscope.jacobian import DenseJacobian, Factor, Jacobian, OuterJacobian, RankOneJacobian
 
@@ -116,10 +117,10 @@ class Taken:
             return RankOneJacobian(*sides, layer.shape, memory_budget=memory_budget)
         return OuterJacobian.of_rows(*sides, samples, layer.shape, memory_budget=memory_budget)
 
-    def scales(self, name: str) -> tuple[Tensor, ...]:
+    def scales(self, name: str) -> tuple[Scale, ...]:
         """What rounding errors of sums that the rows were made by are relative to."""
         summed = name == self.layer.bias and self.layer.terms > 1
-        return (self.grads.lengths_N.sum(),) if summed else ()
+        return (lambda: self.grads.lengths_N.sum(),) if summed else ()
 
 
 def straight_layers(plan: CapturePlan, graph: Graph) -> Mapping[int, Straight]:

@@ -6,8 +6,9 @@ Shape suffixes: N samples, R rows of all samples, T rows of one sample, G groups
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,7 +23,24 @@ from jacoscope.jacobian import (
     ScatterJacobian,
 )
 
-__all__ = ["ConvolutionTerm", "DenseTerm", "OuterTerm", "ScatterTerm", "Term", "combine"]
+__all__ = [
+    "ConvolutionTerm",
+    "DenseTerm",
+    "OuterTerm",
+    "Scale",
+    "ScatterTerm",
+    "Term",
+    "combine",
+    "known_scale",
+]
+
+Scale: TypeAlias = Callable[[], Tensor]
+"""Tells a number, without dimensions, that is worked out only where somebody asks."""
+
+
+def known_scale(scale: Tensor) -> Scale:
+    """One that is there."""
+    return lambda: scale
 
 
 class Term(ABC):
@@ -48,12 +66,12 @@ class DenseTerm(Term):
 
     Args:
         rows: Shape (N, *parameter's shape).
-        magnitude: Norms of all that was added up to rows, added up; what their rounding errors are
-            relative to. ``None`` if nothing was.
+        magnitude: Tells the norms of all that was added up to rows, added up; what their rounding
+            errors are relative to. ``None`` if nothing was.
     """
 
     rows: Tensor
-    magnitude: Tensor | None = None
+    magnitude: Scale | None = None
 
     def agrees_with(self, whole: Tensor | None) -> bool:
         """Whether the rows add up to ``whole``; it waits for the device."""

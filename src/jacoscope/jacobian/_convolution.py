@@ -23,12 +23,14 @@ from jacoscope.jacobian._jacobian import DEFAULT_MEMORY_BUDGET, Jacobian
 from jacoscope.jacobian._outer import OuterJacobian
 from jacoscope.jacobian._outer_products import closed_work, making_work
 from jacoscope.jacobian._pixel_pairs import PixelPairs
-from jacoscope.jacobian._rowwise import add, join, measure_slabs
+from jacoscope.jacobian._rowwise import ALONG, add, join, measure_rows, measure_slabs
 
 __all__ = ["ConvolutionJacobian"]
 
 _PAIRS = 2**21
 """Scalars of pairs of pixels that are made at once."""
+_FEW = 2**13
+"""Scalars of a row below which a look at each takes longer than writing them side by side."""
 
 
 @final
@@ -188,17 +190,30 @@ class ConvolutionJacobian(Jacobian):
 
     def _from_rows(self, wants: Sequence[str]) -> dict[str, Tensor]:
         if "gram" in wants and self._direct and self._tiles_fit:
-            return self._gram_and_others(wants)
-        if "gram" not in wants and self._direct and self._by_sample:
-            return self._from_samples(wants)
-        if self._fits and not self._direct:
-            return self._unfold(slice(0, self.samples))._from_rows(wants)
-        return super()._from_rows(wants)
+            found = self._gram_and_others(wants)
+        elif "gram" not in wants and self._direct and self._by_sample:
+            found = self._from_samples(wants)
+        elif self._fits and not self._direct:
+            found = self._unfold(slice(0, self.samples))._from_rows(wants)
+        else:
+            found = measure_rows(self, wants, self._looked_along)
+        self._along_N = found.pop(ALONG, None)
+        return found
+
+    @property
+    def _looked_along(self) -> Tensor | None:
+        """A direction to look at rows along, shape (P,), if they are less than they are made of."""
+        if self._direction is None or self.shape[1] * self.dtype.itemsize > self._cast_bytes:
+            return None
+        left, right = (self._in_type(vector) for vector in self._direction)
+        return torch.outer(left, right).view(-1)
 
     def _gram_and_others(self, wants: Sequence[str]) -> dict[str, Tensor]:
         tiles = self._direct_rows.tiles(*self._cast(slice(None)))
-        others = _without_norms(wants)
-        found = measure_slabs(tiles, others, self.samples, self.parameter_shape)
+        others, shape = _without_norms(wants), self.parameter_shape
+        along = self._looked_along
+        direction = None if along is None else along.view(shape)
+        found = measure_slabs(tiles, others, self.samples, shape, direction)
         if "row_sq_norms" in wants:
             found["row_sq_norms"] = found["gram"].diagonal().clone()
         return found
@@ -337,7 +352,9 @@ class ConvolutionJacobian(Jacobian):
 
     @property
     def _by_sample(self) -> bool:
-        return self._direct_rows.by_sample(self._cast(slice(0, 0))[1])
+        """Whether rows are looked at one by one, rather than written side by side first."""
+        is_one = self._direct_rows.by_sample(self._cast(slice(0, 0))[1])
+        return is_one and self.shape[1] >= _FEW
 
     @property
     def _tiles_fit(self) -> bool:

@@ -95,6 +95,11 @@ class DenseJacobian(Jacobian):
     def _magnitude(self) -> Tensor:
         return super()._magnitude() if self._factor is None else self._factor.lengths_N
 
+    @property
+    def knows_magnitude(self) -> bool:
+        """Whether :meth:`magnitude` has been worked out for something else."""
+        return self._factor is not None and self._factor.has_lengths
+
     @cached_property
     def _factor(self) -> Factor | None:
         """The rows as a matrix, if nothing has to be cast."""

@@ -50,6 +50,12 @@ class Factor:
         return self._lengths_N
 
     @property
+    def has_lengths(self) -> bool:
+        """Whether :attr:`lengths_N` has been worked out."""
+        self._look()
+        return self._lengths_N is not None
+
+    @property
     def products_NN(self) -> Tensor:
         """All inner products of the rows; nobody may change them where it is shared."""
         if not self.is_shared:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ class Jacobian(ABC):
         self.device = device
         self.memory_budget = memory_budget
         self._sq_norms_N: Tensor | None = None
+        self._direction: tuple[Tensor, Tensor] | None = None
+        self._along_N: Tensor | None = None
 
     def __repr__(self) -> str:
         return (
@@ -221,17 +223,43 @@ class Jacobian(ABC):
 
     @computed
     def checked(
-        self, left: Tensor, right: Tensor | None, factors: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        left: Tensor,
+        right: Tensor | None,
+        factors: tuple[Tensor, Tensor] | None,
+        settled: Callable[[Tensor], bool] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """:meth:`probe` along vectors that are known to fit, and what :meth:`magnitude` adds up.
 
         The latter is a scalar, or by sample, shape (N,), as it is there; nobody may change it.
+
+        Args:
+            left: As for :meth:`probe`.
+            right: Likewise.
+            factors: Likewise.
+            settled: Whether what was found along the direction tells enough; then the magnitude is
+                left out.
         """
-        return self._along(left, right, factors), self._magnitude()
+        along_N = self._along(left, right, factors)
+        if settled is not None and settled(along_N):
+            return along_N, None
+        return along_N, self._magnitude()
+
+    def expect(self, left: Tensor, right: Tensor | None) -> None:
+        """Say along which vectors it will be :meth:`checked`, before it is measured.
+
+        Where rows are made for what is wanted, and are less to read than what they are made of,
+        they are looked at along the direction while they are there.
+        """
+        self._along_N = None
+        self._direction = None if right is None else (left, right)
 
     def _along(
         self, left: Tensor, right: Tensor | None, factors: tuple[Tensor, Tensor] | None
     ) -> Tensor:
+        known_N, self._along_N = self._along_N, None
+        if known_N is not None and self._direction is not None and self._direction[0] is left:
+            return known_N
         if right is None:
             return self._probe_vector(self._in_type(left))
         if factors is not None:
@@ -347,6 +375,11 @@ class Jacobian(ABC):
 
     def _magnitude(self) -> Tensor:
         return self.row_sq_norms().sqrt_()
+
+    @property
+    def knows_magnitude(self) -> bool:
+        """Whether :meth:`magnitude` has been worked out for something else."""
+        return False
 
     @property
     def _row_bytes(self) -> int:

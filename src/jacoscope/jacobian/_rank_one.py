@@ -156,6 +156,11 @@ class RankOneJacobian(Jacobian):
     def _magnitude(self) -> Tensor:
         return self._norms()
 
+    @property
+    def knows_magnitude(self) -> bool:
+        """Whether :meth:`magnitude` has been worked out for something else."""
+        return self._norms_N is not None
+
 
 def _square_products(left_Kp: Tensor, right_Kq: Tensor) -> Tensor:
     """Sums over the samples of products of squares, shape (p, q)."""

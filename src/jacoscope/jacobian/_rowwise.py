@@ -17,7 +17,10 @@ from jacoscope.jacobian._products import row_products
 if TYPE_CHECKING:
     from jacoscope.jacobian._jacobian import Jacobian
 
-__all__ = ["OF_ROWS", "add", "join", "measure_each", "measure_rows", "measure_slabs"]
+__all__ = ["ALONG", "OF_ROWS", "add", "join", "measure_each", "measure_rows", "measure_slabs"]
+
+ALONG = "along"
+"""What rows are along a direction that is looked at with them, among what they tell."""
 
 _LONG = 2**15
 """Scalars of a row from which on a pass for each row is faster than one for many."""
@@ -68,7 +71,11 @@ OF_ROWS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def measure_slabs(
-    slabs: Iterable[tuple[Any, Tensor]], wants: Sequence[str], samples: int, form: Sequence[int]
+    slabs: Iterable[tuple[Any, Tensor]],
+    wants: Sequence[str],
+    samples: int,
+    form: Sequence[int],
+    direction: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """What is wanted, from rows made in slabs of the parameter: each scalar of a row once.
 
@@ -77,6 +84,7 @@ def measure_slabs(
         wants: Names out of :data:`OF_ROWS`.
         samples: N.
         form: A shape that the parameter can be seen in.
+        direction: What rows are looked at along, shape ``form``, for :data:`ALONG`.
 
     Returns:
         A tensor per want; those with a number for each scalar have the shape ``form``.
@@ -86,6 +94,9 @@ def measure_slabs(
     summed = [want for want in wants if want != "row_sq_norms" or "gram" not in wants]
     for place, slab in slabs:
         rows_NS = slab.flatten(1)
+        if direction is not None:
+            along_N = rows_NS @ direction[place].reshape(-1)
+            results[ALONG] = results[ALONG].add_(along_N) if ALONG in results else along_N
         for want in summed:
             found = OF_ROWS[want](rows_NS)
             if want not in results:
@@ -129,7 +140,9 @@ def measure_each(
     return results
 
 
-def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
+def measure_rows(
+    jacobian: Jacobian, wants: Sequence[str], direction_P: Tensor | None = None
+) -> dict[str, Tensor]:
     """What is wanted, from rows made in chunks of samples under the memory budget.
 
     Each chunk is made once for all wants; a Gram matrix of several chunks makes each chunk once
@@ -138,6 +151,7 @@ def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
     Args:
         jacobian: Whose rows.
         wants: Names out of :data:`OF_ROWS`.
+        direction_P: What rows are looked at along, for :data:`ALONG`.
 
     Returns:
         A tensor per want, in the shape that the Jacobian's method of that name has.
@@ -149,6 +163,7 @@ def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
     chunks = list(jacobian._chunks(room, samples if pairs else jacobian._rows_at_once))
     results: dict[str, Tensor] = {}
     norms: list[Tensor] = []
+    along: list[Tensor] = []
     gram_NN = torch.empty(
         (samples, samples) if pairs and len(chunks) > 1 else (0, 0),
         dtype=jacobian.dtype,
@@ -156,6 +171,8 @@ def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
     )
     for position, chunk in enumerate(chunks):
         rows_KP = jacobian._rows(chunk).reshape(chunk.stop - chunk.start, scalars)
+        if direction_P is not None:
+            along.append(rows_KP @ direction_P)
         for want in wants:
             if want == "gram" and len(chunks) == 1:
                 gram_NN = OF_ROWS[want](rows_KP)
@@ -179,4 +196,6 @@ def measure_rows(jacobian: Jacobian, wants: Sequence[str]) -> dict[str, Tensor]:
             results[want] = gram_NN.diagonal().clone() if pairs else join(norms)
         else:
             results[want] = results[want].view(jacobian.parameter_shape)
+    if along:
+        results[ALONG] = join(along)
     return results

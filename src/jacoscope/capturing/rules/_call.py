@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from jacoscope.capturing._layout import Layout, LayoutError, Rows
-from jacoscope.capturing._terms import DenseTerm
+from jacoscope.capturing._terms import DenseTerm, Scale, known_scale
 from jacoscope.capturing._walk import Shape
 
 __all__ = ["Use"]
@@ -85,7 +86,7 @@ class Use:
             return self.added(values, over)
         except LayoutError:
             rows = self._masked(values, over).reshape(self.samples, *self.shape)
-            return DenseTerm(rows, _magnitude(values, math.prod(shape[dim] for dim in over)))
+            return DenseTerm(rows, self._scale(values, math.prod(shape[dim] for dim in over)))
 
     def added(self, tensor: Tensor, dims: Sequence[int]) -> DenseTerm:
         """The rows of a tensor, added up per sample.
@@ -110,7 +111,13 @@ class Use:
             data = rows.data.new_zeros(self.samples, *rows.data.shape[1:])
             data.index_add_(0, rows.samples[known], rows.data[known])
         added = math.prod(self.grad.shape[dim] for dim in dims)
-        return DenseTerm(data.reshape(self.samples, *self.shape), _magnitude(tensor, added))
+        return DenseTerm(data.reshape(self.samples, *self.shape), self._scale(tensor, added))
+
+    def _scale(self, values: Tensor, added: int) -> Scale:
+        """What rounding errors are relative to; worked out later if ``values`` stay anyway."""
+        later = functools.partial(_magnitude, values, added)
+        stays = any(grad is not None and values.is_set_to(grad) for grad in self.grads)
+        return later if stays else known_scale(later())
 
     def _masked(self, values: Tensor, over: Sequence[int]) -> Tensor:
         owners = self.layout.samples(tuple(values.shape), values.device)
