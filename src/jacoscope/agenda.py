@@ -70,6 +70,7 @@ class Agenda:
         self._transit = transit
         self._withheld = withheld
         self._selected_from: list[tuple[int, bool]] = []
+        self._sizes: list[tuple[nn.Parameter, int | None]] = []
         self._headline_lane: Lane | None = None
         self._rest = 0
 
@@ -91,6 +92,10 @@ class Agenda:
         )
         if self.sharding.is_any and are_several:
             self._transit.bring_shards()
+        self._sizes = [
+            (parameter, None if is_lazy(parameter) else self.sharding.numel(parameter))
+            for parameter in self._model.parameters()
+        ]
         self.lanes = lanes_of(self.selection)
         self._headline_lane = headline_lane(self.lanes, self._config.schedule)
         self._known_extents: dict[int, tuple[Extent, ...]] = {}
@@ -120,8 +125,17 @@ class Agenda:
     @property
     def trainable(self) -> float:
         """Number of the model's trainable scalars, ``nan`` if it has none."""
-        shaped = (p for p in self._model.parameters() if not is_lazy(p))
-        return sum(self.sharding.numel(p) for p in shaped if p.requires_grad) or math.nan
+        if self.sharding.is_any:  # what stands in the model changes during a step
+            shaped = (p for p in self._model.parameters() if not is_lazy(p))
+            return sum(self.sharding.numel(p) for p in shaped if p.requires_grad) or math.nan
+        # Going through the modules anew would take longer than all that is done with the sum.
+        sizes = (_numel(p) if n is None else n for p, n in self._sizes if p.requires_grad)
+        return sum(sizes) or math.nan
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The model's parameters, as they were selected from."""
+        return [parameter for parameter, _ in self._sizes]
 
     def due(self, step: int, epoch: int, epoch_start: int) -> list[Lane]:
         """The lanes that are captured in a step; where it is asked for, rank zero decides.
@@ -250,6 +264,10 @@ class Agenda:
                 MonitorWarning,
                 stacklevel=3,
             )
+
+
+def _numel(parameter: nn.Parameter) -> int:
+    return 0 if is_lazy(parameter) else parameter.numel()
 
 
 def _kind(due: Sequence[bool]) -> str:

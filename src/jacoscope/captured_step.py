@@ -18,7 +18,7 @@ from jacoscope.faults import Faults
 from jacoscope.groups import ALL, Group
 from jacoscope.leaderboard import SampleBatch
 from jacoscope.measuring import Gauge
-from jacoscope.plan import Lane, quantities_of, wanted_of
+from jacoscope.plan import Lane, axis_of, quantities_of, wanted_of
 from jacoscope.quantities import (
     SAMPLE_HEADLINES,
     Measured,
@@ -93,9 +93,11 @@ class CapturedStep:
         self.step = step
         self.epoch = epoch
         self.gradient = GradientInfo()
-        self.capture = OptimizerStepCapture(wanted_of(headline_lanes or lanes), self._measure)
+        wanted = wanted_of(headline_lanes or lanes)
+        self.capture = OptimizerStepCapture(wanted, self._measure, gauge.hold)
         self.missing: Mapping[str, str] = self.capture.missing
         self._lanes = lanes
+        self._headline_lanes = headline_lanes
         self._headline_targets = [target for lane in headline_lanes for target in lane.targets]
         self._all_targets = [t for lane in headline_lanes or lanes for t in lane.targets]
         self._quantities = quantities_of(lanes)
@@ -299,7 +301,7 @@ class CapturedStep:
             return {}
         with self._faults.contain("the headline"):
             return {
-                **finish_headline(Axis.of(self._headline_targets), statistics),
+                **finish_headline(axis_of(self._headline_lanes), statistics),
                 "coverage": self._coverage(trainable),
                 **({} if math.isnan(self._overhead) else {"monitor_overhead": self._overhead}),
             }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+from torch import Tensor
 
 from jacoscope.capturing import ParameterTensors
 from jacoscope.config import QuantityName
 from jacoscope.faults import Faults
-from jacoscope.quantities import QUANTITIES, Measured, Meter, Statistic, statistics_for
+from jacoscope.quantities import QUANTITIES, Held, Measured, Meter, Statistic, statistics_for
 
 __all__ = ["Gauge"]
 
@@ -33,6 +36,10 @@ class Gauge:
         """Why a quantity can no longer be computed, or ``None`` if it can."""
         needs = QUANTITIES[quantity].needs
         return next((self._broken[need] for need in needs if need in self._broken), None)
+
+    def hold(self, name: Literal["gradient", "weight"], tensors: list[Tensor]) -> Held | None:
+        """Copy tensors to where they are measured, if there is room; see :meth:`Meter.hold`."""
+        return self._meter.hold(name, tensors)
 
     def measure(
         self, tensors: ParameterTensors, quantities: Sequence[QuantityName]

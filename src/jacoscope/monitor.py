@@ -309,7 +309,7 @@ class Monitor:
         is_busy = self._open is not None or self._is_probing
         if is_busy and self._versions is None and not self._agenda.sharding.is_any:
             with self.faults.contain("watching the weights"):
-                self._versions = Versions(self._model.parameters())
+                self._versions = Versions(self._agenda.parameters)
         if self._samples is not None:
             self._samples.before_backward(loss, scale, batch_size, window)
             self._overhead.once(self._samples.once)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 from jacoscope.capturing import Wanted
 from jacoscope.config import QuantityName, Schedule
@@ -15,6 +16,7 @@ from jacoscope.selection import Selection, Target
 
 __all__ = [
     "Lane",
+    "axis_of",
     "headline_lane",
     "lanes_of",
     "probe_targets_of",
@@ -39,6 +41,11 @@ class Lane:
     targets: tuple[Target, ...]
     axes: Mapping[QuantityName, Axis]
     wanted: tuple[Wanted, ...]
+
+    @cached_property
+    def axis(self) -> Axis:
+        """All of its targets."""
+        return Axis.of(self.targets)
 
 
 def lanes_of(selection: Selection) -> tuple[Lane, ...]:
@@ -77,6 +84,11 @@ def headline_lane(lanes: Sequence[Lane], schedule: Schedule) -> Lane | None:
     """The lane that headlines keep step with: the monitor's own schedule's, else the largest."""
     own = [lane for lane in lanes if lane.targets[0].schedule == schedule]
     return max(own or lanes, key=lambda lane: sum(t.numel for t in lane.targets), default=None)
+
+
+def axis_of(lanes: Sequence[Lane]) -> Axis:
+    """All targets of at least one lane, in order."""
+    return reduce(Axis.joined, (lane.axis for lane in lanes))
 
 
 def wanted_of(lanes: Sequence[Lane]) -> list[Wanted]:

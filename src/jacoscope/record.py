@@ -97,6 +97,11 @@ class Axis:
         return self.kinds[:1] == ("all",)
 
     @cached_property
+    def numel(self) -> FloatArray:
+        """Sizes as numbers to compute with, shape (L,)."""
+        return np.array(self.sizes, dtype=np.float64)
+
+    @cached_property
     def digest(self) -> str:
         """A short hash of the axis; records with the same digest line up."""
         text = json.dumps([self.names, self.sizes], ensure_ascii=False)
@@ -223,6 +228,10 @@ def finish_record(
         missing: By parameter name, why it could not be captured.
     """
     quantity = QUANTITIES[name]
+    whole = _whole(quantity.needs, axis, statistics)
+    if whole is not None:
+        with np.errstate(all="ignore"):
+            return Record(name, axis, np.array(quantity.finish(whole), dtype=np.float64), {})
     columns = {need: _column(need, statistics) for need in quantity.needs}
     measured = _in_all(list(columns.values()))
     have = [parameter in measured for parameter in axis.names]
@@ -254,6 +263,11 @@ def finish_headline(axis: Axis, statistics: HostStatistics) -> dict[str, float]:
     """
     scalars: dict[str, float] = {}
     for headline in HEADLINES:
+        whole = _whole(headline.needs, axis, statistics)
+        if whole is not None:
+            with np.errstate(all="ignore"):
+                scalars[headline.name] = headline.finish(whole)
+            continue
         columns = [statistics.values.get(need, {}) for need in headline.needs]
         measured = _in_all(columns)
         present = [index for index, name in enumerate(axis.names) if name in measured]
@@ -267,6 +281,19 @@ def finish_headline(axis: Axis, statistics: HostStatistics) -> dict[str, float]:
         with np.errstate(all="ignore"):
             scalars[headline.name] = headline.finish(inputs)
     return scalars
+
+
+def _whole(
+    needs: Sequence[str], axis: Axis, statistics: HostStatistics
+) -> dict[str, FloatArray] | None:
+    """What is needed of all parameters; ``None`` if any of it is missing, or no plain number."""
+    inputs = {"numel": axis.numel}
+    for need in needs:
+        column = statistics.column(need, axis.names) if axis.names else None
+        if column is None:
+            return None
+        inputs[need] = column
+    return inputs
 
 
 def _in_all(columns: Sequence[Mapping[str, Any]]) -> set[str]:

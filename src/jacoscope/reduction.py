@@ -34,9 +34,31 @@ class HostStatistics:
 
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     histograms: dict[str, FloatArray] = field(default_factory=dict)
+    _columns: dict[tuple[str, tuple[str, ...]], FloatArray | None] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def column(self, statistic: str, names: tuple[str, ...]) -> FloatArray | None:
+        """A statistic of all of these parameters, which many quantities are made of.
+
+        Args:
+            statistic: Its name.
+            names: The parameters' names.
+
+        Returns:
+            Shape (L,), which nobody may change; ``None`` if a parameter lacks it.
+        """
+        key = statistic, names
+        if key not in self._columns:
+            found = self.values.get(statistic, {})
+            have_all = all(name in found for name in names)
+            values = np.array([found[name] for name in names]) if have_all else None
+            self._columns[key] = values
+        return self._columns[key]
 
     def merge(self, other: HostStatistics) -> None:
         """Take over what ``other`` holds; each parameter's statistic is in one of the two only."""
+        self._columns.clear()
         for name, values in other.values.items():
             self.values.setdefault(name, {}).update(values)
         self.histograms.update(other.histograms)

@@ -20,6 +20,7 @@ from jacoscope.quantities import (
     QUANTITIES,
     STATISTICS,
     Meter,
+    _blocks,
     is_per_sample,
     is_probed,
 )
@@ -166,18 +167,77 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+@pytest.mark.parametrize("chunk_rows", [None, 2], ids=["all at once", "in chunks"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("model", MODELS)
 def test_every_quantity_equals_its_definition(
-    model: str, dtype: torch.dtype, optimizer: str
+    model: str,
+    dtype: torch.dtype,
+    optimizer: str,
+    chunk_rows: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Small models are copied to where they are measured, others twice."""
+    if chunk_rows is not None:
+        monkeypatch.setattr(_blocks, "rows_per_chunk", lambda device: chunk_rows)
     torch.manual_seed(1)
     module, loss = MODELS[model]()
     module.to(dtype)
     step = OPTIMIZERS[optimizer](module.parameters())
     # Sums are taken in double whatever the gradient's own precision is.
     compare(*observe(module, lambda: loss(module), step), rtol=1e-12)
+
+
+def test_optimizers_that_are_about_to_step_at_once_do_not_share_room() -> None:
+    torch.manual_seed(1)
+    module, loss = MODELS["mlp"]()
+    module.double()
+    first, second = module[0], module[2]  # type: ignore[index]
+    optimizers = [torch.optim.AdamW(part.parameters(), lr=0.1) for part in (first, second)]
+    sink = MemorySink()
+    with Monitor(module, EVERYTHING, sinks=[sink]) as monitor:
+        for step in range(2):
+            assert monitor.begin_step(step)
+            module.zero_grad()
+            loss(module).backward()
+            for optimizer in optimizers:
+                monitor.before_optimizer_step(optimizer)
+            observed = Observed(module)
+            for optimizer in reversed(optimizers):
+                optimizer.step()
+            observed.after()
+            monitor.end_step()
+            compare(sink.records[step], observed)
+
+
+def test_a_scaled_gradient_is_the_same_when_it_is_measured_again() -> None:
+    """As where a quantity fails, and the others are measured one by one."""
+    meter = Meter()
+    gradient, weight = torch.randn(5, 3), torch.randn(5, 3)
+    gradients, weights = meter.hold("gradient", [gradient * 4]), meter.hold("weight", [weight])
+    assert gradients is not None
+    assert weights is not None
+    tensors = ParameterTensors(
+        ("x",), torch.device("cpu"), gradients, weights, [weight + 1], torch.tensor(4.0)
+    )
+    for _ in range(2):
+        found = meter.measure(tensors, list(STATISTICS.values())).values_L
+        assert float(found["grad_sq"]) == pytest.approx(float(gradient.double().square().sum()))
+        assert float(found["update_sq"]) == pytest.approx(15)
+
+
+def test_room_is_lent_to_one_at_a_time_and_fits_small_models_alone() -> None:
+    meter = Meter(chunk_rows=2)
+    values = [torch.randn(4, 5), torch.tensor(2.0)]
+    held = meter.hold("weight", values)
+    assert held is not None
+    assert [view.tolist() for view in held] == [value.double().tolist() for value in values]
+    assert meter.hold("weight", values) is None
+    assert meter.hold("gradient", values) is not None
+    del held
+    assert meter.hold("weight", [value.flatten() for value in values]) is not None
+    assert meter.hold("weight", [torch.randn(2 * 512 + 1)]) is None
 
 
 def test_gradients_are_those_before_clipping() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ _CHANGED = (
     "its weights were changed between a backward of this training step and the optimiser's step, "
     "as by a step within the backward or a perturbation"
 )
+
+
+Kept = Literal["gradient", "weight"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +73,19 @@ class OptimizerStepCapture:
     Args:
         wanted: The parameters to capture.
         emit: Receives the tensors, which are valid only during the call.
+        keep: Asked first to copy what an update is compared with, ``gradient`` or ``weight`` and
+            the tensors, into room of its own; ``None`` where it has none.
     """
 
     def __init__(
         self,
         wanted: Sequence[Wanted],
         emit: Callable[[ParameterTensors], None],
+        keep: Callable[[Kept, list[Tensor]], list[Tensor] | None] | None = None,
     ) -> None:
         self._waiting = {id(item.parameter): item for item in wanted}
         self._emit = emit
+        self._keep = keep
         self._seen: set[int] = set()
         self._pending: dict[int, list[_Copies]] = {}
         self._hooks: dict[int, RemovableHandle] = {}
@@ -185,7 +193,7 @@ class OptimizerStepCapture:
                     gradient_scale=gradient_scale,
                 )
             )
-        gradients = [_gradient(item).clone() for item in together]
+        gradients = self._kept("gradient", [_gradient(item) for item in together])
         self._copy(optimizer, together, gradients, gradient_scale)
         self._copy(optimizer, tuple(item for item in apart if item.update))
 
@@ -199,11 +207,15 @@ class OptimizerStepCapture:
         """Keep what these parameters are to be compared with."""
         if not wanted:
             return
-        weights = [_here(item.parameter).clone() for item in wanted]
+        weights = self._kept("weight", [_here(item.parameter) for item in wanted])
         scale = gradient_scale.clone() if gradient_scale is not None else None
         copies = _Copies(wanted, gradients, weights, scale)
         self._pending.setdefault(id(optimizer), []).append(copies)
         self._hook_end_of(optimizer)
+
+    def _kept(self, what: Kept, tensors: list[Tensor]) -> list[Tensor]:
+        kept = self._keep(what, tensors) if self._keep is not None and tensors else None
+        return [tensor.clone() for tensor in tensors] if kept is None else kept
 
     def _hook_end_of(self, optimizer: Optimizer) -> None:
         key = id(optimizer)

@@ -1,7 +1,7 @@
 """Quantities: pure functions from tensors to additive statistics, and from those to values."""
 
 from jacoscope.quantities._blocks import block_buffer_bytes
-from jacoscope.quantities._measure import Measured, Meter
+from jacoscope.quantities._measure import Held, Measured, Meter
 from jacoscope.quantities._quantity import FloatArray, IntArray, Quantity
 from jacoscope.quantities._running import RunningMeans
 from jacoscope.quantities._sample_measure import (
@@ -60,6 +60,7 @@ __all__ = [
     "Block",
     "FloatArray",
     "Headline",
+    "Held",
     "IntArray",
     "Measured",
     "Meter",

@@ -73,9 +73,7 @@ def text_value(tag: str, text: str, content: bytes | None = None) -> Any:
 
 def scalar_value(tag: str, value: float) -> Any:
     """A value of the Scalars tab."""
-    from torch.utils.tensorboard.summary import scalar
-
-    return scalar(tag, value).value[0]  # type: ignore[no-untyped-call]
+    return Summary.Value(tag=tag, simple_value=value)
 
 
 def text_panel(tag: str, text: str) -> Any:

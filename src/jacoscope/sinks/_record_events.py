@@ -72,6 +72,7 @@ class RecordEvents:
         self._prefix = f"jacoscope/{group}"
         self._described: set[str] = set()
         self._status = ""
+        self._told: dict[str, Any] = {}
         self._things = b""
         self._run: str | None = None
 
@@ -79,15 +80,21 @@ class RecordEvents:
         """Take note of what is watched, to be written with the next step."""
         self._run = json.dumps(describe_run(run), ensure_ascii=False)
 
-    def write(self, record: StepRecord) -> None:
-        """Write one captured step as a single event."""
+    def write(self, record: StepRecord, others: Sequence[Any] = ()) -> None:
+        """Write one captured step as a single event.
+
+        Args:
+            record: The step.
+            others: Values of the standard tabs that go with it.
+        """
         epoch = np.array([record.epoch], dtype=np.float32)
-        values = [self._tensor(f"{self._prefix}/.steps", epoch, {"quantity": ".steps"})]
+        values = [*others, self._tensor(f"{self._prefix}/.steps", epoch, {"quantity": ".steps"})]
         for item in record.records:
             tag = f"{self._prefix}/{item.quantity}/{item.axis.digest}"
             stored = _stored(item, record.dtype)
             stored = pack(stored) if stored.ndim > 1 else stored
-            values.append(self._tensor(tag, stored, _schema(item)))
+            schema = {} if tag in self._described else _schema(item)
+            values.append(self._tensor(tag, stored, schema))
         values += self._named(headline_tensor(record.headline, record.samples), np.float64)
         if record.samples is not None:
             for tensor in sample_tensors(record.samples):
@@ -99,11 +106,13 @@ class RecordEvents:
             values.append(self._text(".run", self._run))
             self._run = None
         status = _status(record)
-        steady = json.dumps(_without_errors(status), ensure_ascii=False, sort_keys=True)
-        if steady != self._status:
-            text = json.dumps(status, ensure_ascii=False, sort_keys=True)
-            values.append(self._text(".status", text))
-            self._status = steady
+        if status != self._told:
+            self._told = status
+            steady = json.dumps(_without_errors(status), ensure_ascii=False, sort_keys=True)
+            if steady != self._status:
+                text = json.dumps(status, ensure_ascii=False, sort_keys=True)
+                values.append(self._text(".status", text))
+                self._status = steady
         add_values(self._writer, values, record.step)
 
     def write_probe(self, record: ProbeRecord) -> None:
@@ -215,8 +224,12 @@ def _stored(record: Record, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     values = record.values
     with np.errstate(all="ignore"):
         stored = values.astype(dtype)
+    is_count = QUANTITIES[record.quantity].unit == "count"
+    is_whole = np.isfinite(stored).all() and np.count_nonzero(stored) == np.count_nonzero(values)
+    if is_whole and not is_count:
+        return stored
     rounded = (stored != values) & np.isfinite(values)
-    if QUANTITIES[record.quantity].unit == "count" and rounded.any():
+    if is_count and rounded.any():
         return values
     vanished = (stored == 0) & (values != 0)
     overflown = np.isinf(stored) & np.isfinite(values)
@@ -246,7 +259,7 @@ def _schema(record: Record) -> dict[str, Any]:
 
 def _status(record: StepRecord) -> dict[str, Any]:
     return {
-        "gradient": vars(record.gradient),
+        "gradient": dict(vars(record.gradient)),
         "missing": record.missing,
         "withheld": dict(record.withheld),
         **({"samples": dict(record.capture)} if record.capture else {}),

@@ -109,9 +109,10 @@ class TensorBoardSink(Sink):
                 values += self._histograms(item)
             elif item.quantity in self._output.layer_scalars:
                 values += self._layer_scalars(item)
-        self._add(values, record.step)
         if self._output.records:
-            self._events.write(record)
+            self._events.write(record, values)
+        else:
+            self._add(values, record.step)
         with self._faults.contain("drawing pictures", self._pictures.stop):
             self._pictures.write(record)
         with self._faults.contain("drawing samples", self._sample_pictures.stop):
@@ -184,7 +185,7 @@ class TensorBoardSink(Sink):
             self._writer.add_custom_scalars(_layout(group))
 
     def _add(self, values: list[Any], step: int) -> None:
-        """Write values as one event: each event of its own may have to wait for the file."""
+        """Write values as one event: each may have to wait for the file, and wakes its thread."""
         if values:
             add_values(self._writer, values, step)
 
