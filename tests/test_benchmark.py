@@ -83,6 +83,30 @@ def test_a_wrong_result_and_a_failure_are_told(
     assert bounds.count("| none |") == 4
 
 
+def test_parts_of_a_capture_are_told_apart(benchmark: Any, tmp_path: Path) -> None:
+    found = _run(benchmark, tmp_path, "profile")["profile"]["tiny"]
+    for each in found["wants"].values():
+        parts = each["parts"]
+        assert 0 < parts["measuring"] < parts["all"]
+        assert 0 < parts["comparing"] < parts["all"]
+    written = (tmp_path / "page.md").read_text()
+    assert "| added by a capture | measuring | comparing | the rest |" in written
+    assert f"find nothing out by themselves, add {found['by_hand']:.0%}." in written
+
+
+def test_what_is_written_out_by_hand_is_right(benchmark: Any) -> None:
+    workload = importlib.import_module("benchmarking.workloads").make("tiny", "cpu")
+    by_hand = importlib.import_module("benchmarking.by_hand").ByHand
+    expected = importlib.import_module("benchmarking.contenders").Jacoscope
+    assert by_hand.suits(workload.model)
+    assert not by_hand.suits(torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1)))
+    runs = [each(workload, "norms") for each in (by_hand, expected)]
+    for each in runs:
+        each.run()
+    assert runs[0].error < 1e-5
+    torch.testing.assert_close(runs[0].found()["norms"], runs[1].found()["norms"])
+
+
 def test_whole_runs_are_compared_within_a_round(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

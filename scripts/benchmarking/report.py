@@ -265,9 +265,29 @@ def _ratio_and_work(point: Mapping[str, Any]) -> str:
     return f"{point['ratio']:.2f} ({_number(point['products'])})"
 
 
+def _parts(found: Mapping[str, Any]) -> list[str]:
+    """What a capture adds to a plain run, and its parts."""
+    parts = found.get("parts")
+    if parts is None:
+        return ["–"] * 4
+    rest = parts["all"] - parts["measuring"] - parts["comparing"]
+    return [
+        f"{share:.0%}" for share in (parts["all"], parts["measuring"], parts["comparing"], rest)
+    ]
+
+
 def _profile(figures: Mapping[str, Any]) -> str:
-    """The operators whose time grows most, for each workload and want."""
-    columns = ["", "result", "operators, plain → captured", "those that grow most"]
+    """What each part of a capture takes, and the operators whose time grows most."""
+    columns = [
+        "",
+        "result",
+        "added by a capture",
+        "measuring",
+        "comparing",
+        "the rest",
+        "operators, plain → captured",
+        "those that grow most",
+    ]
     rows = []
     for name, each in figures.items():
         for want, found in each["wants"].items():
@@ -277,6 +297,12 @@ def _profile(figures: Mapping[str, Any]) -> str:
                 for operator, (plain, captured, calls) in found["operators"].items()
                 if captured - plain > 0.01 * found["plain_ms"]
             )
-            rows.append([name, want, total, ", ".join(grown)])
+            rows.append([name, want, *_parts(found), total, ", ".join(grown)])
     first = next(iter(figures.values()))
-    return f"*{first['machine']}*\n\n{_table(columns, rows)}"
+    hands = [
+        f"Hooks on the graph that are written out for the {name} alone, with the same norms and "
+        f"the same comparison, and find nothing out by themselves, add {each['by_hand']:.0%}."
+        for name, each in figures.items()
+        if "by_hand" in each
+    ]
+    return "\n\n".join([f"*{first['machine']}*", _table(columns, rows), *hands])

@@ -44,6 +44,11 @@ HISTOGRAM_EDGES: npt.NDArray[np.float64] = _edges()
 1.5e-11 in magnitude, the outermost bins hold all beyond 65536."""
 
 
+_AT_ONCE = 512
+"""Rows that are counted at once on processors: with more, what is made on the way leaves the
+cache, and takes fresh pages."""
+
+
 class CodeCounts:
     """How many gradients of each parameter have each code (their eleven leading bits).
 
@@ -62,6 +67,12 @@ class CodeCounts:
             gradient_RB: The gradients, shape (R, B).
             owners_R: Which parameter each row belongs to, shape (R,).
         """
+        step = _AT_ONCE if gradient_RB.device.type == "cpu" else max(len(gradient_RB), 1)
+        for start in range(0, len(gradient_RB), step):
+            part = slice(start, start + step)
+            self._add(gradient_RB[part], owners_R[part])
+
+    def _add(self, gradient_RB: Tensor, owners_R: Tensor) -> None:
         bits_RB = gradient_RB.to(torch.float32).view(torch.int32) >> 21
         index_RB = bits_RB.add_(_CODES // 2) + (owners_R * _CODES).unsqueeze(1)
         flat = index_RB.view(-1)
