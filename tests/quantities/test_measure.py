@@ -229,10 +229,15 @@ def test_a_scaled_gradient_is_the_same_when_it_is_measured_again() -> None:
 
 def test_room_is_lent_to_one_at_a_time_and_fits_small_models_alone() -> None:
     meter = Meter(chunk_rows=2)
-    values = [torch.randn(4, 5), torch.tensor(2.0)]
+    # A shard may be empty on this process.
+    values = [torch.randn(4, 5), torch.empty(0, 3), torch.tensor(2.0)]
     held = meter.hold("weight", values)
     assert held is not None
     assert [view.tolist() for view in held] == [value.double().tolist() for value in values]
+    tensors = ParameterTensors(("a", "b", "c"), torch.device("cpu"), None, held)
+    squares = meter.measure(tensors, [STATISTICS["weight_sq"]]).values_L["weight_sq"]
+    assert squares.tolist() == pytest.approx([float(v.double().square().sum()) for v in values])
+    del tensors
     assert meter.hold("weight", values) is None
     assert meter.hold("gradient", values) is not None
     del held

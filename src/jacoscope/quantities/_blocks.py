@@ -87,7 +87,7 @@ class Chunk:
         Returns:
             The chunk's rows, shape (R, B), a view of the buffer.
         """
-        given = [tensors[piece.index] for piece in self.pieces]
+        given = self._given(tensors)
         views = buffer.views(self, [tensor.shape for tensor in given])
         dense = [t if t.layout is torch.strided else t.to_dense() for t in given]
         for place in views.partial:
@@ -97,6 +97,22 @@ class Chunk:
         if views.padding:
             torch._foreach_zero_(views.padding)
         return views.rows_RB
+
+    def filled(self, tensors: Sequence[Tensor], buffer: Buffer) -> list[Tensor]:
+        """The places of tensors, all of which are in this chunk; those without scalars have none.
+
+        Args:
+            tensors: One tensor per parameter.
+            buffer: What they have been copied to.
+        """
+        filled = list(tensors)
+        views = buffer.views(self, [tensor.shape for tensor in self._given(tensors)])
+        for piece, place in zip(self.pieces, views.filled, strict=True):
+            filled[piece.index] = place
+        return filled
+
+    def _given(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [tensors[piece.index] for piece in self.pieces]
 
     def views(self, out_RB: Tensor, shapes: list[torch.Size]) -> Views:
         """Where its pieces go in a buffer.

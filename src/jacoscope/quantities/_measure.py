@@ -100,8 +100,7 @@ class Meter:
         dtype = accumulation_dtype(device)
         buffer = self._buffer(f"held {name}", layout.buffer_rows, dtype, device)
         rows_RB = layout.chunks[0].pack(tensors, buffer)
-        views = buffer.views(layout.chunks[0], [tensor.shape for tensor in tensors])
-        held = Held(views.filled, rows_RB)
+        held = Held(layout.chunks[0].filled(tensors, buffer), rows_RB)
         self._held[name] = weakref.ref(held)
         return held
 
