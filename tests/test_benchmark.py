@@ -87,8 +87,8 @@ def test_parts_of_a_capture_are_told_apart(benchmark: Any, tmp_path: Path) -> No
     found = _run(benchmark, tmp_path, "profile")["profile"]["tiny"]
     for each in found["wants"].values():
         parts = each["parts"]
-        assert 0 < parts["measuring"] < parts["all"]
-        assert 0 < parts["comparing"] < parts["all"]
+        assert parts["measuring"] > 0
+        assert parts["comparing"] > 0
     written = (tmp_path / "page.md").read_text()
     assert "| added by a capture | measuring | comparing | the rest |" in written
     assert f"find nothing out by themselves, add {found['by_hand']:.0%}." in written
