@@ -13,7 +13,6 @@ from jacoscope.jacobian import WANTS, ConvolutionJacobian, measure
 from jacoscope.jacobian import _convolution_rows as convolution_rows
 from jacoscope.jacobian import _inner_products as products
 from jacoscope.jacobian._convolution_rows import ConvolutionRows
-from jacoscope.jacobian._inner_products import inner_products, is_fast
 from jacoscope.jacobian._jacobian import Jacobian
 from jacoscope.jacobian._products import row_products
 
@@ -124,6 +123,7 @@ def test_no_tiles_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         _check(jacobian._from_rows(WANTS), rows)
 
 
+@pytest.mark.parametrize("slighted", [True, False])
 @pytest.mark.parametrize("repeats", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
@@ -138,9 +138,11 @@ def test_sample_by_sample(
     times: int,
     stride: int,
     repeats: int,
+    slighted: bool,
 ) -> None:
     """Weights that oneDNN's convolutions are slow for."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(products, "_is_slighted", lambda: slighted)
     taken = []
     each = ConvolutionRows._each
 
@@ -156,42 +158,6 @@ def test_sample_by_sample(
         _check(jacobian._from_rows(without_gram), rows)
     torch.testing.assert_close(jacobian.rows([3, 1]).double(), rows[[3, 1]], rtol=1e-4, atol=1e-3)
     assert len(taken) == times
-    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
-    with torch.no_grad():
-        _check(jacobian._from_rows(WANTS), rows)
-        _check(jacobian._from_rows(without_gram), rows)
-    assert len(taken) == times
-
-
-@pytest.mark.parametrize("built", [True, False])
-def test_inner_products(monkeypatch: pytest.MonkeyPatch, built: bool) -> None:
-    if not built:
-        monkeypatch.setattr(products, "_LINEAR", None)
-    first, second = torch.randn(60, 500), torch.randn(70, 500)
-    for left, right in (
-        (first, second),
-        (first[:3], second[:2]),
-        (first[:, ::2], second[:, ::2]),  # in another order than oneDNN is fast for
-        (first.T.contiguous().T, second),
-        (first.double(), second.double()),
-        (first[:0], second),
-        (first[:, :0], second[:, :0]),
-    ):
-        expected = left.double() @ right.double().T
-        found = inner_products(left, right)
-        assert found.dtype == left.dtype
-        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-4)
-        torch.testing.assert_close(
-            row_products(left).double(), left.double() @ left.double().T, rtol=1e-5, atol=1e-4
-        )
-
-
-def test_rows_in_another_order_are_not_left_to_one_dnn() -> None:
-    rows = torch.randn(60, 500)
-    assert is_fast(rows) is (products._LINEAR is not None)
-    assert not is_fast(rows.T)
-    assert not is_fast(rows[:, ::2])
-    assert not is_fast(rows.double())
 
 
 def test_what_is_not_finite_shows_in_its_own_products_alone() -> None:

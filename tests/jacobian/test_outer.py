@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jacoscope.jacobian import WANTS, OuterJacobian, _outer_products, measure
+from jacoscope.jacobian import WANTS, OuterJacobian, _inner_products, _outer_products, measure
 from jacoscope.jacobian._inner_products import is_fast
 
 Agree = Callable[..., None]
@@ -133,10 +133,12 @@ def test_shapes_that_do_not_fit() -> None:
 
 @pytest.mark.parametrize("budget", [2**28, 2**20])
 @pytest.mark.parametrize("wants", [WANTS, ("row_sq_norms", "column_sq_norms"), ("row_sq_norms",)])
+@pytest.mark.parametrize("slighted", [True, False])
 def test_large_layers_in_single_precision(
-    wants: tuple[str, ...], budget: int, monkeypatch: pytest.MonkeyPatch
+    slighted: bool, wants: tuple[str, ...], budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where products are left to oneDNN, sample by sample."""
+    """Where products are left to oneDNN, sample by sample, and where they are not."""
+    monkeypatch.setattr(_inner_products, "_is_slighted", lambda: slighted)
     monkeypatch.setattr(_outer_products, "_CALL", 2**16)
     monkeypatch.setattr(_outer_products, "_CALL_OF_ROWS", 2**16)
     left, right = _factors(3, 5, 1, 40, 70, 90)
@@ -160,6 +162,7 @@ def test_large_layers_in_single_precision(
 
 
 def test_one_row_after_the_other_where_that_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_inner_products, "_is_slighted", lambda: True)
     if not is_fast(torch.zeros(2, 2)):
         pytest.skip("PyTorch was built without oneDNN")
     monkeypatch.setattr(_outer_products, "_CALL_OF_ROWS", 1)

@@ -19,14 +19,14 @@ from jacoscope.jacobian import (
 from jacoscope.jacobian._products import row_products
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(3, 5), (64, 64), (97, 130), (256, 10), (256, 70)])
+@pytest.mark.parametrize(("rows", "columns"), [(3, 5), (97, 130), (512, 3), (701, 20)])
 def test_all_products(rows: int, columns: int) -> None:
     matrix = torch.randn(rows, columns, dtype=torch.double)
     torch.testing.assert_close(row_products(matrix), matrix @ matrix.T, rtol=1e-12, atol=1e-12)
 
 
 def test_strips_of_a_transposed_matrix() -> None:
-    matrix = torch.randn(80, 90, dtype=torch.double).T
+    matrix = torch.randn(20, 600, dtype=torch.double).T
     torch.testing.assert_close(row_products(matrix), matrix @ matrix.T, rtol=1e-12, atol=1e-12)
 
 

@@ -353,7 +353,7 @@ class ConvolutionJacobian(Jacobian):
     @property
     def _by_sample(self) -> bool:
         """Whether rows are looked at one by one, rather than written side by side first."""
-        is_one = self._direct_rows.by_sample(self._cast(slice(0, 0))[1])
+        is_one = self._direct_rows.by_sample(self._paired.shape[1])
         return is_one and self.shape[1] >= _FEW
 
     @property

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from jacoscope.jacobian._geometry import Geometry
-from jacoscope.jacobian._inner_products import inner_products, is_fast
+from jacoscope.jacobian._inner_products import inner_products
 from jacoscope.jacobian._rowwise import measure_each
 
 __all__ = ["ConvolutionRows", "power_below"]
@@ -66,16 +66,19 @@ class ConvolutionRows:
         pixels = math.prod(geometry.space) * self._shape[1] * geometry.groups
         return _at_once(self._scalars + pixels)
 
-    def by_sample(self, paired_NKC: Tensor) -> bool:
+    def by_sample(self, repeats: int) -> bool:
         """Whether a product of matrices for each sample is faster than a convolution for many.
 
         Measured: up to twice for channels that are not made in blocks, up to three times for large
         weights, whose gradients oneDNN's convolutions make in an order of their own and then turn.
+
+        Args:
+            repeats: K.
         """
-        if self._geometry.groups > 1 or not is_fast(paired_NKC[:0]):
+        if self._geometry.groups > 1:
             return False
         width = self._shape[1]
-        patches = width * self._kernel * paired_NKC.shape[1] * math.prod(self._geometry.positions)
+        patches = width * self._kernel * repeats * math.prod(self._geometry.positions)
         work = self._shape[0] * patches / torch.get_num_threads()
         if self._scalars >= _LARGE:
             return work >= _CALL_OF_LARGE and patches <= _CACHED
@@ -98,7 +101,7 @@ class ConvolutionRows:
     def of(self, patched_NKC: Tensor, paired_NKC: Tensor) -> Tensor:
         """Rows of samples, shape (N, *parameter_shape)."""
         samples, step = len(paired_NKC), self.at_once
-        by_sample = self._scalars < _LARGE and self.by_sample(paired_NKC)
+        by_sample = self._scalars < _LARGE and self.by_sample(paired_NKC.shape[1])
         if samples <= step and not by_sample:
             return self._side_by_side(patched_NKC, paired_NKC)
         rows = paired_NKC.new_empty(samples, *self._shape)
