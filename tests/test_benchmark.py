@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +176,16 @@ def test_a_run_that_ends_early_is_told(benchmark: Any) -> None:
         fits._in_turns("no_such_experiment", 1, [None])
 
 
-def test_the_page_on_speed_has_a_place_for_every_part() -> None:
-    page = (SCRIPTS.parent / "docs" / "speed.md").read_text(encoding="utf-8")
-    for part in ("peers", "bounds", "profile", "monitor", "fit", "scaling"):
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("speed.md", ("peers", "bounds", "profile", "monitor", "fit", "scaling")),
+        ("speed-avx2.md", ("peers", "bounds")),
+    ],
+)
+def test_the_pages_on_speed_have_a_place_for_every_part(name: str, parts: Sequence[str]) -> None:
+    page = (SCRIPTS.parent / "docs" / name).read_text(encoding="utf-8")
+    for part in parts:
         assert page.count(f"<!-- benchmark: {part} -->") == 1
         assert page.count(f"<!-- end of benchmark: {part} -->") == 1
 

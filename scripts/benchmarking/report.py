@@ -32,7 +32,8 @@ def machine(device: str) -> str:
         where = torch.cuda.get_device_name()
     else:
         threads = torch.get_num_threads()
-        where = f"{threads} {platform.machine()} core{'s' * (threads > 1)}"
+        capability = torch.backends.cpu.get_cpu_capability()
+        where = f"{threads} {platform.machine()} core{'s' * (threads > 1)} ({capability})"
     return f"{where}, float32, torch {torch.__version__.partition('+')[0]}"
 
 
