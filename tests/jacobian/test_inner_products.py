@@ -66,7 +66,7 @@ def test_who_made_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert products._vendor() == "AMD64, AuthenticAMD"
     told.write_text("processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\n")
     assert products._vendor() == "GenuineIntel"
-    told.write_text("processor\t: 0\nCPU implementer\t: 0x41\n")  # not x86
+    told.write_bytes(b"processor\t: 0\nCPU implementer\t: 0x41\nmodel name\t: \xff\n")  # not x86
     assert not products._vendor()
 
 

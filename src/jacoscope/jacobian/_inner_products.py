@@ -49,8 +49,8 @@ def is_fast(matrix: Tensor) -> bool:
 def _is_slighted() -> bool:
     """Whether the processor has AVX-512, and MKL does not use it: it does on Intel's alone.
 
-    There oneDNN is twice as fast, which is worth turning matrices round for; elsewhere the two are
-    equally fast (measured on AMD's with AVX-512 and with AVX2).
+    There oneDNN is twice as fast, which is worth turning matrices round for; on AMD's without it
+    the two are equally fast (measured). Others keep PyTorch's own product.
     """
     capability = torch.backends.cpu.get_cpu_capability()
     return capability.startswith("AVX512") and "AMD" in _vendor()
@@ -59,7 +59,7 @@ def _is_slighted() -> bool:
 def _vendor() -> str:
     """Who made the processor, such as ``AuthenticAMD``; empty where it is not told."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return platform.processor()
     return next((line.split(":")[-1].strip() for line in lines if line.startswith("vendor")), "")
