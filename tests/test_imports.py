@@ -37,6 +37,7 @@ _ORDER = [
         "inspection",
         "measuring",
         "groups",
+        "ranges",
         "sample_backward",
         "sample_results",
         "captured_samples",

@@ -17,6 +17,7 @@ from jacoscope.faults import Faults
 from jacoscope.groups import Group
 from jacoscope.memory import SampleThrift, is_out_of_memory, release
 from jacoscope.quantities import QUANTITIES, needs_all_samples, sample_needs
+from jacoscope.ranges import Ranges
 from jacoscope.reduction import Parcel
 from jacoscope.sample_backward import Ids, SampleBackward, attach_samples
 from jacoscope.sample_results import OpenedStep, SampleResults, Whole, open_step, results_of
@@ -39,6 +40,7 @@ class CapturedSamples:
         groups: What is measured as a whole.
         config: How samples are told apart.
         calibrations: Plans of earlier captures.
+        ranges: What contributions are multiplied by before they are squared.
         faults: What to do when something fails.
         thrift: What to do without since memory has run out.
         wants_gram: Whether to record the Gram matrix, if it is measured.
@@ -54,6 +56,7 @@ class CapturedSamples:
         groups: Sequence[Group],
         config: Samples,
         calibrations: Calibrations,
+        ranges: Ranges,
         faults: Faults,
         thrift: SampleThrift,
         wants_gram: bool = False,
@@ -100,6 +103,7 @@ class CapturedSamples:
         self._groups = groups
         self._config = config
         self._calibrations = calibrations
+        self._ranges = ranges
         self._faults = faults
         self._batch: Any = None
         self._eager = EagerForward()
@@ -162,6 +166,7 @@ class CapturedSamples:
                 self._batch,
                 self._config,
                 self._calibrations,
+                self._ranges,
                 self._needs,
                 batch_size=batch_size,
                 scale=scale,

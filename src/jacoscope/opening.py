@@ -17,6 +17,7 @@ from jacoscope.pacing import Overhead
 from jacoscope.plan import Lane, sample_targets_of
 from jacoscope.processes import are_several
 from jacoscope.quantities import RunningMeans
+from jacoscope.ranges import Ranges
 from jacoscope.selection import Target
 from jacoscope.transit import Transit
 
@@ -68,6 +69,7 @@ class StepOpening:
         self._thrift = SampleThrift(
             told.memory_budget * 2**20, keeps_gram=transit.samples is not None
         )
+        self._ranges = Ranges()
         self._sampled = 0
 
     def open(self, step: int, epoch: int, due: Sequence[Lane]) -> CapturedStep:
@@ -124,6 +126,7 @@ class StepOpening:
             groups,
             self._config.samples,
             self._calibrations,
+            self._ranges,
             self._faults,
             self._thrift,
             wants_gram and self._transit.is_first,

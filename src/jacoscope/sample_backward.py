@@ -33,6 +33,7 @@ from jacoscope.quantities import (
     measure_samples,
     scaled,
 )
+from jacoscope.ranges import Ranges, lowest_square
 from jacoscope.reduction import Parcel
 
 __all__ = ["Ids", "OpenedBackward", "SampleBackward", "attach_samples"]
@@ -85,6 +86,7 @@ class SampleBackward:
         thing: How to show a sample.
         extras: Tensors to be sent along.
         chosen: The samples that are measured, in order; ``None`` for all of them.
+        ranges: What contributions are multiplied by before they are squared.
         once: Seconds that finding out how to capture took.
     """
 
@@ -95,6 +97,7 @@ class SampleBackward:
     id_source: str
     thing: Callable[[int], Thing | None]
     extras: dict[Hashable, Tensor]
+    ranges: Ranges
     chosen: tuple[int, ...] | None = None
     once: float = 0.0
     parcel: Parcel | None = None
@@ -122,34 +125,19 @@ class SampleBackward:
         """Unpack what was sent, waiting for the device if need be, and judge its closure."""
         assert self.parcel is not None
         values = self.parcel.unpack()
-        names = [name for name, rows in self.capture.rows.items() if rows.value is not None]
         scale = float(values["scale"]) if "scale" in values else 1.0
         errors: dict[str, float] = {}
         sums: dict[str, tuple[float, float]] = {}
+        along: dict[str, float] = {}
         for key in [key for key in values if isinstance(key, _Added)]:
             for name, found in zip(key.up.names, key.up.read(values[key].tolist()), strict=True):
-                errors[name] = found.error
+                errors[name], along[name] = found.error, found.along
                 sums[name] = found.total / scale, found.size / scale
         self.capture.judge(errors)
-        sizes = self.capture.sizes
         arrays = {
-            name: scaled(
-                SampleArrays(
-                    values[name, "sq"],
-                    values[name, "dot"],
-                    values.get((name, "gram")),
-                    {
-                        str(key[2]): float(value)
-                        for key, value in values.items()
-                        if isinstance(key, tuple) and key[:2] == (name, "scalar")
-                    },
-                    sizes[name],
-                    float(values[name, "grad_sq"]),
-                    None if self.chosen is None else self.samples,
-                ),
-                1 / scale,
-            )
-            for name in names
+            name: self._arrays(name, rows.value, values, scale, along[name])
+            for name, rows in self.capture.rows.items()
+            if rows.value is not None
         }
         labels: Sequence[Any] | None = self.labels
         if "labels" in values:
@@ -159,6 +147,38 @@ class SampleBackward:
             order = {label: place for place, label in enumerate(dict.fromkeys(labels))}
             classes = np.array([order[label] for label in labels], dtype=np.int64)
         return OpenedBackward(arrays, classes, labels, values.get("losses"), errors, sums)
+
+    def _arrays(
+        self,
+        name: str,
+        found: SampleTensors,
+        values: Mapping[Hashable, FloatArray],
+        scale: float,
+        along: float,
+    ) -> SampleArrays:
+        """What was measured of a parameter, without the factors that it was multiplied by."""
+        sq_N, numel = values[name, "sq"], self.capture.sizes[name]
+        scalars = {
+            str(key[2]): float(value)
+            for key, value in values.items()
+            if isinstance(key, tuple) and key[:2] == (name, "scalar")
+        }
+        reason = self.ranges.judge(
+            name, sq_N, along, factor=found.factor, dtype=found.dtype, numel=numel
+        )
+        if reason is not None:
+            self.capture.missing.setdefault(name, reason)
+        arrays = SampleArrays(
+            sq_N,
+            values[name, "dot"],
+            values.get((name, "gram")),
+            scalars,
+            numel,
+            float(values[name, "grad_sq"]),
+            None if self.chosen is None else self.samples,
+            lowest_square(found.dtype),
+        )
+        return scaled(arrays, 1 / (scale * found.factor))
 
     def how(self) -> dict[str, Any]:
         """How samples were captured, as plain values for the record."""
@@ -197,6 +217,7 @@ def attach_samples(
     batch: Any,
     config: Samples,
     calibrations: Calibrations,
+    ranges: Ranges,
     needs: Mapping[str, SampleNeeds],
     *,
     batch_size: int | None,
@@ -217,6 +238,7 @@ def attach_samples(
         batch: The batch.
         config: How samples are told apart.
         calibrations: Plans of earlier captures.
+        ranges: What contributions are multiplied by before they are squared.
         needs: By parameter, what to measure.
         batch_size: Number of samples, where it is known.
         scale: A factor that the loss carries.
@@ -248,12 +270,13 @@ def attach_samples(
     def measured(name: str, jacobian: Jacobian, grad: Tensor) -> SampleTensors | None:
         if name in resting:
             return None
-        need = needs.get(name, SampleNeeds())
+        need, factor = needs.get(name, SampleNeeds()), ranges.factor(name)
         if chosen is None:
-            return measure_samples(jacobian, grad, need)
+            return measure_samples(jacobian, grad, need, factor=factor)
         if jacobian.device not in places:
             places[jacobian.device] = torch.tensor(chosen).to(jacobian.device, non_blocking=True)
-        return measure_samples(jacobian.select(places[jacobian.device]), grad, need, is_part=True)
+        part = jacobian.select(places[jacobian.device])
+        return measure_samples(part, grad, need, is_part=True, factor=factor)
 
     made, begun = calibrations.made, time.perf_counter()
     capture = JacobianCapture(
@@ -282,7 +305,7 @@ def attach_samples(
     thing = things_of(batch, config.thing if config.leaderboard else "none", samples)
     known = labels if isinstance(labels, list) else None
     backward = SampleBackward(
-        capture, samples, known, names, id_source, thing, extras, chosen, once
+        capture, samples, known, names, id_source, thing, extras, ranges, chosen, once
     )
     capture.attach()
     return backward

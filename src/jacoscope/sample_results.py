@@ -342,6 +342,7 @@ def _batch(
     whole = np.sqrt(np.maximum(whole_sq, 0.0))
     with np.errstate(all="ignore"):
         alignments = dots / (norms * whole)
+    alignments[~np.array([rows[name].has_direction_N for name in names])] = np.nan
     shown = ["all", *(group.name.removeprefix("layer ") for group in layers)]
     chosen = backward.chosen
     return SampleBatch(

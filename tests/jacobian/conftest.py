@@ -55,8 +55,24 @@ def _agree(jacobian: Jacobian, rows: Tensor) -> None:
     same(some.gram(), of_some @ of_some.T, 2)
     same(some.sum(), of_some.sum(0).view(shape))
     same(some.matvec(v), of_some @ v.reshape(-1), 1.5)
+    for factor in (4.0, 2.0**-12):
+        _agree_scaled(jacobian.scaled(factor), factor * rows_NP, same, v)
+        _agree_scaled(some.scaled(factor), factor * of_some, same, v)
+        _agree_scaled(jacobian.scaled(factor).select(chosen), factor * of_some, same, v)
     assert jacobian.magnitude().shape == ()
     assert jacobian.magnitude() >= rows_NP.norm(dim=1).sum() * (1 - tolerance) - tolerance
+
+
+def _agree_scaled(
+    jacobian: Jacobian, rows_NP: Tensor, same: Callable[..., None], v: Tensor
+) -> None:
+    assert jacobian.shape == rows_NP.shape
+    found = measure(jacobian, WANTS)
+    same(found["row_sq_norms"], rows_NP.square().sum(1), 2)
+    same(found["gram"], rows_NP @ rows_NP.T, 2)
+    same(found["column_sq_norms"].reshape(-1), rows_NP.square().sum(0), 2)
+    same(found["sum"].reshape(-1), rows_NP.sum(0))
+    same(jacobian.matvec(v), rows_NP @ v.reshape(-1), 1.5)
 
 
 def _everything(jacobian: Jacobian) -> Iterator[dict[str, Tensor]]:

@@ -206,11 +206,13 @@ class Sum(NamedTuple):
         error: |Σᵢ cᵢ − ∂L/∂θ| relative to the size.
         total: The gradient's component.
         size: Σᵢ |cᵢ|, or what rounding explains.
+        along: Σᵢ |cᵢ|.
     """
 
     error: float
     total: float
     size: float
+    along: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,12 +268,14 @@ def _sum(
     difference = abs(summed - total)
     if added is not None:
         difference = max(difference, abs(summed - added))
-    size = max(size, abs(total), room * magnitude)
-    if not math.isfinite(size + difference + magnitude + (added or 0.0)):
-        return Sum(math.nan, total, size)
+    along, size = size, max(size, abs(total))
+    if magnitude < math.inf:  # its squares may overflow where nothing else does
+        size = max(size, room * magnitude)
+    if not math.isfinite(size + difference + (added or 0.0)) or math.isnan(magnitude):
+        return Sum(math.nan, total, size, along)
     if difference == 0:
-        return Sum(0.0, total, size)
-    return Sum(difference / size if size else math.inf, total, size)
+        return Sum(0.0, total, size, along)
+    return Sum(difference / size if size else math.inf, total, size, along)
 
 
 def _room(epsilon: float) -> float:

@@ -67,6 +67,15 @@ class ParameterJacobian:
         """Σ_i u_i c_i in the parameter's shape, for ``u`` of shape (N,)."""
         return self._kept("rmatvec").rmatvec(u)
 
+    def scaled(self, factor: float) -> ParameterJacobian:
+        """All contributions multiplied by a number, where squares would leave their type's range.
+
+        Args:
+            factor: The number, not zero; a power of two rounds nothing.
+        """
+        operator = self._kept("scaled").scaled(factor)
+        return ParameterJacobian(self.name, self.shape, {}, operator)
+
     def rows(self, indices: Sequence[int] | slice | Tensor) -> Tensor:
         """The rows of these samples, shape (K, *parameter's shape)."""
         return self._kept("rows").rows(indices)

@@ -24,6 +24,7 @@ from jacoscope.jacobian._outer import OuterJacobian
 from jacoscope.jacobian._outer_products import closed_work, making_work
 from jacoscope.jacobian._pixel_pairs import PixelPairs
 from jacoscope.jacobian._rowwise import ALONG, add, join, measure_rows, measure_slabs
+from jacoscope.jacobian._scaled import scaled_factors
 
 __all__ = ["ConvolutionJacobian"]
 
@@ -98,10 +99,16 @@ class ConvolutionJacobian(Jacobian):
 
     def select(self, index: Tensor) -> ConvolutionJacobian:
         """The Jacobian of some samples alone."""
+        return self._alike(self._patched[index], self._paired[index])
+
+    def _scaled(self, factor: float) -> ConvolutionJacobian:
+        return self._alike(*scaled_factors(self._patched, self._paired, factor, self.dtype))
+
+    def _alike(self, patched: Tensor, paired: Tensor) -> ConvolutionJacobian:
         geometry = self._geometry
         return ConvolutionJacobian(
-            self._patched[index],
-            self._paired[index],
+            patched,
+            paired,
             self.parameter_shape,
             geometry.stride,
             geometry.padding,

@@ -104,6 +104,24 @@ class Jacobian(ABC):
         return SelectedJacobian(self, index)
 
     @computed
+    def scaled(self, factor: float) -> Jacobian:
+        """The Jacobian with all contributions multiplied by a number.
+
+        Squares of contributions have twice their exponent: in single precision a norm below 1e-19
+        has a square that is not there any more, one above 1e19 one that is infinite. Multiplied by
+        a power of two, what is computed of them is as exact as that of any other.
+
+        Args:
+            factor: The number, not zero; a power of two rounds nothing.
+        """
+        return self._scaled(factor)
+
+    def _scaled(self, factor: float) -> Jacobian:
+        from jacoscope.jacobian._scaled import ScaledJacobian
+
+        return ScaledJacobian(self, factor)
+
+    @computed
     def row_sq_norms(self) -> Tensor:
         """Each sample's squared norm, shape (N,)."""
         return self._evaluate(("row_sq_norms",))["row_sq_norms"]

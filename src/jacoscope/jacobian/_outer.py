@@ -28,6 +28,7 @@ from jacoscope.jacobian._outer_products import (
     weighted_sum,
 )
 from jacoscope.jacobian._rowwise import add, join, measure_each, measure_slabs
+from jacoscope.jacobian._scaled import scaled_factors
 
 __all__ = ["OuterJacobian"]
 
@@ -135,6 +136,10 @@ class OuterJacobian(Jacobian):
         """The Jacobian of some samples alone."""
         left, right = self.left[index], self.right[index]
         return OuterJacobian(left, right, self.parameter_shape, memory_budget=self.memory_budget)
+
+    def _scaled(self, factor: float) -> OuterJacobian:
+        sides = scaled_factors(self.left, self.right, factor, self.dtype)
+        return OuterJacobian(*sides, self.parameter_shape, memory_budget=self.memory_budget)
 
     def factors(self, index: Index) -> tuple[Tensor, Tensor]:
         """Left and right of some samples, in the type that is computed in."""

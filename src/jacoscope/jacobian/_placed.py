@@ -72,6 +72,14 @@ class PlacedJacobian(Jacobian):
             memory_budget=self.memory_budget,
         )
 
+    def _scaled(self, factor: float) -> PlacedJacobian:
+        return PlacedJacobian(
+            self.inner._scaled(factor),
+            self.place,
+            self.parameter_shape,
+            memory_budget=self.memory_budget,
+        )
+
     def _rows(self, index: Index) -> Tensor:
         rows = self.inner._rows(index)
         buffer = rows.new_zeros(rows.shape[0], *self.parameter_shape)

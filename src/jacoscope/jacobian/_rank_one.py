@@ -17,6 +17,7 @@ from jacoscope.jacobian._inner_products import inner_products, is_fast
 from jacoscope.jacobian._jacobian import DEFAULT_MEMORY_BUDGET, Jacobian
 from jacoscope.jacobian._products import row_products
 from jacoscope.jacobian._rowwise import add, join
+from jacoscope.jacobian._scaled import scaled_factors
 from jacoscope.jacobian._work import PASS
 
 __all__ = ["RankOneJacobian"]
@@ -72,6 +73,12 @@ class RankOneJacobian(Jacobian):
             Factor(self.right.rows_NP[index]),
             self.parameter_shape,
             memory_budget=self.memory_budget,
+        )
+
+    def _scaled(self, factor: float) -> RankOneJacobian:
+        left, right = scaled_factors(self.left.rows_NP, self.right.rows_NP, factor, self.dtype)
+        return RankOneJacobian(
+            Factor(left), Factor(right), self.parameter_shape, memory_budget=self.memory_budget
         )
 
     def _evaluate(self, wants: Sequence[str]) -> dict[str, Tensor]:

@@ -102,6 +102,10 @@ class ScatterJacobian(Jacobian):
         rows, budget = self.parameter_shape[0], self.memory_budget
         return ScatterJacobian(self.indices[index], self.values[index], rows, memory_budget=budget)
 
+    def _scaled(self, factor: float) -> ScatterJacobian:
+        values, budget = self.values.to(self.dtype) * factor, self.memory_budget
+        return ScatterJacobian(self.indices, values, self.parameter_shape[0], memory_budget=budget)
+
     def entries(self, index: Index) -> tuple[Tensor, Tensor]:
         """Indices (K, T) and values (K, T, D) of some samples, in the type that is computed in."""
         indices = self.indices[index]

@@ -35,6 +35,9 @@ class SelectedJacobian(Jacobian):
         self._whole = whole
         self._index = index
 
+    def _scaled(self, factor: float) -> SelectedJacobian:
+        return SelectedJacobian(self._whole._scaled(factor), self._index)
+
     def _rows(self, index: Index) -> Tensor:
         return self._whole._rows(self._index[index])
 

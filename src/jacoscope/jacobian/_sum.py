@@ -60,6 +60,10 @@ class SumJacobian(Jacobian):
         parts = [part.select(index) for part in self.parts]
         return SumJacobian(parts, memory_budget=self.memory_budget)
 
+    def _scaled(self, factor: float) -> SumJacobian:
+        parts = [part._scaled(factor) for part in self.parts]
+        return SumJacobian(parts, memory_budget=self.memory_budget)
+
     def _rows(self, index: Index) -> Tensor:
         rows = self.parts[0]._rows(index).to(self.dtype)
         for part in self.parts[1:]:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from jacoscope.config import QuantityName
 
-__all__ = ["FloatArray", "IntArray", "Quantity"]
+__all__ = ["BoolArray", "FloatArray", "IntArray", "Quantity"]
 
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
 FloatArray: TypeAlias = npt.NDArray[np.float64]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 

@@ -54,6 +54,9 @@ class SampleTensors:
         gram_NN: c_i·c_k, shape (N, N), if it was asked for.
         scalars: What was reduced from the columns, one number by statistic.
         grad_sq: |G_b|², without dimensions.
+        factor: What contributions and gradient were multiplied by, so that their squares are
+            within range.
+        dtype: What squares were computed in.
     """
 
     sq_N: Tensor
@@ -61,6 +64,8 @@ class SampleTensors:
     gram_NN: Tensor | None
     scalars: Mapping[str, Tensor]
     grad_sq: Tensor
+    factor: float
+    dtype: torch.dtype
 
 
 def sample_needs(names: Iterable[QuantityName]) -> SampleNeeds:
@@ -75,7 +80,12 @@ def sample_needs(names: Iterable[QuantityName]) -> SampleNeeds:
 
 @torch.no_grad()
 def measure_samples(
-    jacobian: Jacobian, grad: Tensor, needs: SampleNeeds, *, is_part: bool = False
+    jacobian: Jacobian,
+    grad: Tensor,
+    needs: SampleNeeds,
+    *,
+    is_part: bool = False,
+    factor: float = 1.0,
 ) -> SampleTensors:
     """All that is needed in one go, so that rows are made at most once for it.
 
@@ -86,8 +96,11 @@ def measure_samples(
         needs: What is needed.
         is_part: Whether the contributions are those of some samples, which add up to less than the
             gradient.
+        factor: What to multiply contributions and gradient by first.
     """
     dense = (grad if grad.layout is torch.strided else grad.to_dense()).detach()
+    if factor != 1:
+        jacobian, dense = jacobian.scaled(factor), dense.to(jacobian.dtype) * factor
     wants = ["row_sq_norms"]
     wants += ["gram"] if needs.gram else []
     wants += ["column_sq_norms"] if needs.columns else []
@@ -107,6 +120,8 @@ def measure_samples(
         gram_NN=gram_NN,
         scalars=scalars,
         grad_sq=torch.linalg.vector_norm(dense, dtype=accumulation_dtype(dense.device)).square(),
+        factor=factor,
+        dtype=jacobian.dtype,
     )
 
 

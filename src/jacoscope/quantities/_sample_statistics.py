@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 
-from jacoscope.quantities._quantity import FloatArray, IntArray
+from jacoscope.quantities._quantity import BoolArray, FloatArray, IntArray
 
 __all__ = [
     "OF_ALL_SAMPLES",
@@ -88,6 +88,7 @@ class SampleArrays:
         numel: Number of scalars of the row.
         grad_sq: |G_b|²; ``nan`` if it was not measured.
         drawn_from: Of how many samples these N were drawn; ``None`` where these are all.
+        floor: A squared norm below it is too small to be known, and its sample has no direction.
     """
 
     sq_N: FloatArray
@@ -97,6 +98,12 @@ class SampleArrays:
     numel: int
     grad_sq: float = math.nan
     drawn_from: int | None = None
+    floor: float = 0.0
+
+    @property
+    def has_direction_N(self) -> BoolArray:
+        """Whether a sample's contribution is one with a direction, shape (N,); nan passes."""
+        return ~(self.sq_N <= self.floor)
 
     @property
     def whole_sq(self) -> float:
@@ -118,6 +125,7 @@ def scaled(arrays: SampleArrays, factor: float) -> SampleArrays:
         arrays.numel,
         arrays.grad_sq * square,
         arrays.drawn_from,
+        arrays.floor * square,
     )
 
 
@@ -146,6 +154,7 @@ def group_of(members: Sequence[SampleArrays]) -> SampleArrays:
         sum(member.numel for member in members),
         sum(member.grad_sq for member in members),
         first.drawn_from,
+        max(member.floor for member in members),
     )
 
 
@@ -200,7 +209,7 @@ def _of_samples(arrays: SampleArrays) -> dict[str, float]:
     count = measured if arrays.drawn_from is None else arrays.drawn_from
     weight = count / max(measured, 1)
     # A sum that rounding made negative has no direction; one with a nan passes it on.
-    has_direction = (norms_N != 0) & (not whole_sq <= 0)
+    has_direction = arrays.has_direction_N & (not whole_sq <= 0)
     with np.errstate(all="ignore"):
         cosines = _cosines(dot_N, norms_N * np.sqrt(whole_sq))[has_direction]
     squares = float(np.square(norms_N).sum()) * weight
@@ -239,7 +248,7 @@ def _of_pairs(
         weight = arrays.drawn_from * (arrays.drawn_from - 1) / every
     pairs_NN = ~np.eye(count, dtype=bool)
     dots = gram_NN[pairs_NN]
-    has_direction = (np.outer(norms_N != 0, norms_N != 0))[pairs_NN]
+    has_direction = np.logical_and.outer(*[arrays.has_direction_N] * 2)[pairs_NN]
     with np.errstate(all="ignore"):
         all_cosines = _cosines(dots, np.outer(norms_N, norms_N)[pairs_NN])
     cosines = all_cosines[has_direction]
