@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -229,10 +230,11 @@ class SensitivityMonitor(Callback, _OtherCallback):
         session.wake = 0
         session.epoch = trainer.current_epoch
         session.first_batch = None
-        with session.monitor.faults.contain("telling how long the run is"):
+        faults = session.monitor.faults
+        with faults.contain("telling how long the run is"):
             session.monitor.expect_end(steps_of(trainer))
-        if session.monitor.may_want_batches:
-            with session.monitor.faults.contain("watching the sampler"):
+        with faults.contain("watching the sampler"):
+            if session.monitor.may_want_batches:
                 session.indices.watch(trainer)
 
     def on_train_batch_start(
@@ -245,6 +247,18 @@ class SensitivityMonitor(Callback, _OtherCallback):
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         if step < session.wake:
             return
+        with session.containing("following the Trainer"):
+            self._begin_step(session, trainer, pl_module, batch, batch_idx)
+
+    def _begin_step(
+        self,
+        session: _Session,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
         if session.first_batch is None:  # not 0 where the run resumed in the middle of an epoch
             session.first_batch = batch_idx
         epoch_start = step - batch_idx // trainer.accumulate_grad_batches
@@ -274,8 +288,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
         """Capture the samples of this loss during its backward, where they are wanted."""
         session = self._session
         if session is not None and session.is_capturing:
-            window = trainer.accumulate_grad_batches
-            session.monitor.before_backward(loss, scale=loss_scale(trainer), window=window)
+            with session.containing("following a backward"):
+                window = trainer.accumulate_grad_batches
+                session.monitor.before_backward(loss, scale=loss_scale(trainer), window=window)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of the graph."""
@@ -311,18 +326,17 @@ class SensitivityMonitor(Callback, _OtherCallback):
         session = self._session
         if session is not None and session.is_capturing:
             session.monitor.end_step()
-            if trainer.world_size == 1 and session.wants_to_stop:
-                trainer.should_stop = True
+            with session.containing("asking the Trainer to stop"):
+                if trainer.world_size == 1 and session.wants_to_stop:
+                    trainer.should_stop = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring all processes' samples and shards together before checkpoints are written."""
-        self._gather(trainer)
-        self._pause(_completed(trainer))
+        self._rest(trainer, _completed)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let all processes stop together where an alert asks for it."""
-        self._gather(trainer)
-        self._pause(trainer.fit_loop.epoch_loop._batches_that_stepped)
+        self._rest(trainer, _stepped)
         if trainer.world_size > 1 and any(rule.stop for rule in self.config.alert_rules):
             wish = self._session is not None and self._session.wants_to_stop
             if trainer.strategy.reduce_boolean_decision(wish, all=False):
@@ -343,8 +357,11 @@ class SensitivityMonitor(Callback, _OtherCallback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Detach everything and save what there is."""
-        self._end_session(trainer)
+        """Detach everything and save what there is; the training's own exception goes on."""
+        try:
+            self._end_session(trainer)
+        except Exception as error:  # only where faults are to be raised; the first one counts
+            _log.warning("while the training failed, ending the monitor failed too: %r", error)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach everything, however the run ended."""
@@ -360,33 +377,39 @@ class SensitivityMonitor(Callback, _OtherCallback):
         if self._session is not None:
             self._session.monitor.load_state_dict(state_dict)
 
+    def _rest(self, trainer: Trainer, steps: Callable[[Trainer], int]) -> None:
+        """Training rests, and all processes come by; what comes before the next batch is none."""
+        self._gather(trainer)
+        session = self._session
+        if session is not None:
+            with session.containing("following the Trainer"):
+                session.monitor.pause(steps(trainer))
+            session.wake = 0  # to be told when training goes on
+
     def _gather(self, trainer: Trainer) -> None:
         """Gather what is finished; only where all processes come by."""
         session = self._session
         if session is not None and session.processes is not None and not trainer.sanity_checking:
-            session.monitor.gather(_completed(trainer))
-
-    def _pause(self, step: int) -> None:
-        """What comes before the next batch is no training."""
-        if self._session is not None:
-            self._session.monitor.pause(step)
-            self._session.wake = 0  # to be told when training goes on
+            with session.containing("following the Trainer"):
+                session.monitor.gather(_completed(trainer))
 
     def _end_session(self, trainer: Trainer | None = None) -> None:
-        if self._session is not None:
-            monitor, indices = self._session.monitor, self._session.indices
-            processes = self._session.processes
+        session, self._session = self._session, None
+        if session is None:
+            return
+        monitor, faults = session.monitor, session.monitor.faults
+        # Each is done, whatever has become of the one before it.
+        with ExitStack() as stack:
+            if session.processes is not None:
+                stack.enter_context(faults.contain("leaving the other processes"))
+                stack.callback(session.processes.close)
+            stack.callback(monitor.close)
+            stack.enter_context(faults.contain("ending the run"))
             if trainer is not None:
-                stepped = trainer.fit_loop.epoch_loop._batches_that_stepped
-                monitor.note_last_step(stepped - 1, self._session.epoch)
-            self._session = None
-            with monitor.faults.contain("watching the sampler"):
-                indices.forget()
+                monitor.note_last_step(_stepped(trainer) - 1, session.epoch)
+            with faults.contain("watching the sampler"):
+                session.indices.forget()
             self._state = monitor.state_dict()
-            monitor.close()
-            if processes is not None:
-                with monitor.faults.contain("leaving the other processes"):
-                    processes.close()
 
 
 class _Session:
@@ -405,6 +428,14 @@ class _Session:
         self.indices = SampledIndices(None if processes is None else processes.rank)
         self._has_told = False
 
+    def containing(self, subject: str) -> AbstractContextManager[None]:
+        """Let no fault reach the training; the step under way is then dropped.
+
+        Args:
+            subject: What is lost, in the words of the warning.
+        """
+        return self.monitor.faults.contain(subject, self.monitor.abandon_step)
+
     @property
     def wants_to_stop(self) -> bool:
         """Whether an alert asks to stop; the log is told once."""
@@ -413,6 +444,11 @@ class _Session:
             self._has_told = True
             _log.warning("asking the Trainer to stop: %s", reason)
         return reason is not None
+
+
+def _stepped(trainer: Trainer) -> int:
+    """Optimiser steps so far, between batches."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def _completed(trainer: Trainer) -> int:

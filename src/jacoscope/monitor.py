@@ -42,6 +42,7 @@ __all__ = ["Monitor"]
 _GATHERED_AFTER = 2
 """Steps after which samples are gathered over processes: by then their devices are done with them,
 and nothing has to wait."""
+_SAVING = "saving the monitor's state"
 _TIMING = "measuring the monitor's own time"
 _GIVEN_UP = "the capture of its step was given up"
 _MOVED_ON = "the step's number moved on before an optimiser stepped"
@@ -55,17 +56,31 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
-def _timed(
-    method: Callable[Concatenate[Monitor, P], Result],
-) -> Callable[Concatenate[Monitor, P], Result]:
-    """Count the time of a method as the monitor's."""
+def _stage(
+    subject: str, otherwise: Result
+) -> Callable[
+    [Callable[Concatenate[Monitor, P], Result]], Callable[Concatenate[Monitor, P], Result]
+]:
+    """Count the time of a method as the monitor's, and let no fault in it reach the training.
 
-    @functools.wraps(method)
-    def timed(self: Monitor, /, *args: P.args, **kwargs: P.kwargs) -> Result:
-        with self._overhead:
-            return method(self, *args, **kwargs)
+    Args:
+        subject: What is lost if it fails, in the words of the warning. The training step under way
+            is then dropped.
+        otherwise: What to return in that case.
+    """
 
-    return timed
+    def decorate(
+        method: Callable[Concatenate[Monitor, P], Result],
+    ) -> Callable[Concatenate[Monitor, P], Result]:
+        @functools.wraps(method)
+        def contained(self: Monitor, /, *args: P.args, **kwargs: P.kwargs) -> Result:
+            with self.faults.contain(subject, self.abandon_step), self._overhead:
+                return method(self, *args, **kwargs)
+            return otherwise
+
+        return contained
+
+    return decorate
 
 
 class Monitor:
@@ -181,7 +196,7 @@ class Monitor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @_timed
+    @_stage("beginning a training step", False)
     def begin_step(self, step: int, epoch: int = 0, epoch_start: int = 0) -> bool:
         """Decide whether the training step that now begins is captured.
 
@@ -267,6 +282,7 @@ class Monitor:
         """Whether the step under way takes batches."""
         return self.wants_samples or self._is_probing
 
+    @_stage("beginning a window of batches", None)
     def begin_window(self) -> None:
         """Tell that gradients of earlier batches are set to zero before the next backward.
 
@@ -276,7 +292,7 @@ class Monitor:
         if self._samples is not None:
             self._samples.begin_window()
 
-    @_timed
+    @_stage("taking note of a batch", None)
     def begin_batch(self, batch: Any, ids: tuple[str, Sequence[str | int]] | None = None) -> None:
         """Tell which batch's backward comes next, where samples are watched or probes are run.
 
@@ -290,7 +306,7 @@ class Monitor:
         if samples is not None and samples.withheld is None:
             samples.begin_batch(batch, ids)
 
-    @_timed
+    @_stage("following a backward", None)
     def before_backward(
         self,
         loss: Tensor,
@@ -314,7 +330,7 @@ class Monitor:
             self._samples.before_backward(loss, scale, batch_size, window)
             self._overhead.once(self._samples.once)
 
-    @_timed
+    @_stage("following a backward", None)
     def after_backward(self) -> None:
         """Let go of the graph; call it right after the backward."""
         samples = self._samples
@@ -322,6 +338,7 @@ class Monitor:
             self._overhead.add(samples.hook_seconds)
             samples.after_backward()
 
+    @_stage("leaving out per-sample gradients", None)
     def withhold_samples(self, reason: str) -> None:
         """Capture no samples in the step under way.
 
@@ -333,7 +350,7 @@ class Monitor:
             samples.abandon()
             samples.withheld = reason
 
-    @_timed
+    @_stage("bringing processes together", None)
     def gather(self, before: float) -> None:
         """Bring the samples and shards of captured steps together, where several processes train.
 
@@ -397,7 +414,7 @@ class Monitor:
         """What captures the samples of the step under way, if they are captured."""
         return self._open.samples if self._open is not None else None
 
-    @_timed
+    @_stage("looking at an optimiser's step", None)
     def before_optimizer_step(
         self,
         optimizer: Optimizer,
@@ -425,7 +442,7 @@ class Monitor:
                 self._open.samples.before_step(gradient_scale)
             self._open.capture.before_step(optimizer, gradient_scale, changed)
 
-    @_timed
+    @_stage("ending a training step", None)
     def end_step(self) -> None:
         """Close the training step, and run its probes.
 
@@ -471,7 +488,8 @@ class Monitor:
             steps: Optimiser steps from the run's beginning to its end.
         """
         if self._agenda.adaptation is not None:
-            self._agenda.adaptation.ends_at(steps)
+            with self.faults.contain(_TIMING):
+                self._agenda.adaptation.ends_at(steps)
 
     def note_last_step(self, step: int, epoch: int) -> None:
         """Tell which step was the run's last, where not every step was begun here.
@@ -484,23 +502,31 @@ class Monitor:
 
     def abandon_step(self) -> None:
         """Drop a training step under way and remove all that is attached; safe at any time."""
-        self._abandon_capture()
+        with self.faults.contain("giving up the capture of a step"):
+            self._abandon_capture()
         if self._prober is not None:
-            self._prober.abandon()
+            with self.faults.contain("giving up the probes of a step"):
+                self._prober.abandon()
 
     def _abandon_capture(self) -> None:
-        if self._open is not None:
-            self._open.capture.detach()
-            if self._samples is not None:
-                self._samples.give_up(_GIVEN_UP)
-        self._open = None
+        opened, self._open = self._open, None
+        if opened is None:
+            return
+        try:
+            opened.capture.detach()
+        finally:
+            if opened.samples is not None:
+                opened.samples.give_up(_GIVEN_UP)
 
     def close(self) -> None:
         """Write what is still under way, let go of everything, and close the sinks."""
         self.abandon_step()
-        self._transit.give_up()
-        self._drain(wait=True)
-        self._recorder.close_epoch()
+        with self.faults.contain("bringing the last captured steps to an end"):
+            self._transit.give_up()
+        with self.faults.contain("writing the last captured steps"):
+            self._drain(wait=True)
+        with self.faults.contain("closing an epoch"):
+            self._recorder.close_epoch()
         with self.faults.contain("counting captures"):
             self._agenda.conclude(self._last[0] + 1)
         if self._prober is not None:
@@ -509,22 +535,26 @@ class Monitor:
                 self._recorder.write_probe(prober.conclude(self._model, *self._last))
         self._recorder.close()
 
-    @_timed
     def state_dict(self) -> dict[str, Any]:
         """Counters and the sinks' histories, as plain values for a checkpoint.
 
         Steps whose samples other processes still have are not in it: it waits for no one.
         """
-        self._drain(wait=True)
-        budget, adaptation = self._agenda.budget, self._agenda.adaptation
-        return {
-            **self._recorder.state_dict(),
-            "running": self._opening.running.state_dict(),
-            "probes": self._prober.state_dict() if self._prober is not None else {},
-            "overhead": self._overhead.state_dict(),
-            "budget": budget.state_dict() if budget is not None else {},
-            "adaptation": adaptation.state_dict() if adaptation is not None else {},
+        with self.faults.contain("writing captured steps before a checkpoint"), self._overhead:
+            self._drain(wait=True)
+        parts: dict[str, Any] = {
+            "running": self._opening.running,
+            "probes": self._prober,
+            "overhead": self._overhead,
+            "budget": self._agenda.budget,
+            "adaptation": self._agenda.adaptation,
         }
+        state = dict(self._recorder.state_dict())
+        for name, part in parts.items():
+            state[name] = {}
+            with self.faults.contain(_SAVING), self._overhead:
+                state[name] = part.state_dict() if part is not None else {}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what a checkpoint kept; what cannot be understood is left aside."""

@@ -22,6 +22,8 @@ __all__ = ["Recorder"]
 
 _log = logging.getLogger("jacoscope")
 
+_SAVING = "saving the monitor's state"
+
 
 class Recorder:
     """Hands records to the sinks, ranks samples over an epoch, and tells of alerts.
@@ -127,16 +129,15 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the sinks' histories, as plain values for a checkpoint."""
-        sinks = {}
+        state: dict[str, Any] = {"captures": self.captures, "sinks": {}}
         for sink in self._sinks:
-            with self._faults.contain("saving the monitor's state"):
-                sinks[type(sink).__name__] = sink.state_dict()
-        return {
-            "captures": self.captures,
-            "sinks": sinks,
-            "leaderboard": self._leaderboard.state_dict(),
-            "alerts": self._messenger.state_dict(),
-        }
+            with self._faults.contain(_SAVING):
+                state["sinks"][type(sink).__name__] = sink.state_dict()
+        with self._faults.contain(_SAVING):
+            state["leaderboard"] = self._leaderboard.state_dict()
+        with self._faults.contain(_SAVING):
+            state["alerts"] = self._messenger.state_dict()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up what a checkpoint kept."""

@@ -107,8 +107,12 @@ class Transit:
         """
         while self._on_their_way:
             closed, transfer = self._on_their_way[0]
-            awaits_others = closed.awaits_others or transfer.awaits_others
-            if not (closed.is_done and transfer.is_done) and (awaits_others or not wait):
-                return
+            is_lost = True
+            with self._faults.contain("bringing a captured step to the host"):
+                awaits_others = closed.awaits_others or transfer.awaits_others
+                if not (closed.is_done and transfer.is_done) and (awaits_others or not wait):
+                    return
+                is_lost = False
             self._on_their_way.popleft()
-            yield closed, transfer
+            if not is_lost:
+                yield closed, transfer
