@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from jacoscope.quantities import QUANTITIES, SAMPLE_HEADLINES, inputs_of, is_per_sample
+import jacoscope
+from jacoscope.jacobian import DenseJacobian
+from jacoscope.quantities import (
+    QUANTITIES,
+    SAMPLE_HEADLINES,
+    SampleNeeds,
+    inputs_of,
+    is_per_sample,
+    measure_samples,
+)
 from quantities.sample_pipeline import PER_SAMPLE, measured
 from quantities.sample_reference import SCALING, defined
 
@@ -266,3 +278,30 @@ def test_the_table_of_per_sample_quantities() -> None:
             assert ("gradient" in inputs) is ("grad_sq" in quantity.needs)
             assert quantity.scaling in SCALING
             assert "arXiv:" in quantity.source or "EUSIPCO" in quantity.source
+
+
+def test_gradients_that_are_zero_but_for_rounding_have_no_part_in_gsnr() -> None:
+    """Softmax is the same whatever is added to all keys: their bias has a gradient of zero."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(16, 2, batch_first=True)
+    with torch.no_grad():
+        attention.in_proj_bias.normal_()
+    x = torch.randn(12, 8, 16)
+
+    def losses(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        attended: torch.Tensor = network(x, x, x)[0]
+        return attended.square().sum((1, 2)) / len(x)
+
+    loss = losses(attention, x).sum()
+    with jacoscope.capture(loss, attention, 12, "operator") as jacobians:
+        loss.backward()
+    single = jacobians["in_proj_bias"].dense()
+    got = measure_samples(DenseJacobian(single), single.sum(0), SampleNeeds(columns=True)).scalars
+
+    exact = copy.deepcopy(attention).double()
+    each = losses(exact, x.double())
+    rows = [torch.autograd.grad(one, exact.in_proj_bias, retain_graph=True)[0] for one in each]
+    c = torch.stack(rows)[:, [*range(16), *range(32, 48)]]
+    expected = c.mean(0).square() / c.var(0) - 1 / 12
+    assert got["column_snr_count"] == 32
+    assert float(got["column_snr_sum"] / 32) == pytest.approx(float(expected.mean()), rel=1e-3)

@@ -21,6 +21,8 @@ __all__ = ["SampleNeeds", "SampleTensors", "measure_samples", "sample_needs"]
 
 _OF_DOTS = ("sample_cosine", "sample_opposed", "sample_cross")
 _CHUNK = 2**21
+_NOISE = 16
+"""Rounding units of a tensor's largest gradients below which a scalar's may be rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,21 @@ def _of_columns(column_sq: Tensor, grad: Tensor, jacobian: Jacobian) -> dict[str
     dtype = accumulation_dtype(column_sq.device)
     samples = jacobian.samples
     # What rounding may have added to a sum of squares over the samples, and to a squared gradient.
-    slack = samples * torch.finfo(jacobian.dtype).eps, 2 * torch.finfo(grad.dtype).eps
-    largest, total, count = torch.zeros(3, dtype=dtype, device=column_sq.device).unbind()
+    unit = torch.finfo(jacobian.dtype).eps
+    slack = samples * unit, 2 * torch.finfo(grad.dtype).eps
+    total, count = torch.zeros(2, dtype=dtype, device=column_sq.device).unbind()
     sq_P, grad_P = column_sq.reshape(-1), grad.reshape(-1)
+    largest = torch.linalg.vector_norm(sq_P, torch.inf).to(dtype) if len(sq_P) else total
+    # What is zero but for rounding, as the gradient of an attention's key bias, which cancels over
+    # positions, has the size of rounding and a direction of its own.
+    noise = (_NOISE * unit) ** 2 * largest
     for start in range(0, sq_P.numel(), _CHUNK):
         sq_C = sq_P[start : start + _CHUNK].to(dtype)
         mean_sq_C = grad_P[start : start + _CHUNK].to(dtype).div(samples).square_()
         spread_C = sq_C - samples * mean_sq_C
         constant_C = spread_C <= slack[0] * sq_C + slack[1] * samples * mean_sq_C
+        constant_C |= sq_C <= noise
         ratio_C = mean_sq_C.mul_(samples - 1).div_(spread_C).sub_(1 / max(samples, 1))
-        largest = torch.maximum(largest, sq_C.amax())
         total = total + ratio_C.masked_fill_(constant_C, 0.0).sum()
         count = count + constant_C.logical_not().sum()
     return {"column_max_sum": largest, "column_snr_sum": total, "column_snr_count": count}

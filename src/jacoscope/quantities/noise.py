@@ -78,8 +78,9 @@ NOISE_QUANTITIES: tuple[Quantity, ...] = (
         name="gsnr",
         title="Gradient signal-to-noise ratio",
         formula="mean over j of mⱼ² / vⱼ − 1/N_b, mⱼ and vⱼ mean and unbiased variance of gᵢⱼ over "
-        "the N_b samples of a backward; scalars with vⱼ = 0, up to rounding, left out. mⱼ² exceeds "
-        "the squared expectation by vⱼ / N_b on average, hence −1/N_b; a factor of about "
+        "the N_b samples of a backward; scalars with vⱼ = 0, up to rounding, and those whose "
+        "gradients are within 16 rounding units of the tensor's largest of 0, left out. mⱼ² "
+        "exceeds the squared expectation by vⱼ / N_b on average, hence −1/N_b; a factor of about "
         "(N_b − 1) / (N_b − 3) remains, from dividing by an estimate: mind it below ten "
         "samples. Over accumulated batches and ranks, the mean over all of theirs",
         unit="1",
