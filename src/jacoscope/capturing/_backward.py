@@ -152,8 +152,10 @@ class BackwardCapture:
         return Arrival(jacobian, grad, epsilon, self._scales.pop(leaf, ()))
 
     def _hook(self, node: int) -> Callable[[Grads], None]:
+        place = self._graph.nodes[node]
+
         def hook(grads: Grads) -> None:
-            if is_extra_pass() and not self._rehearsal:
+            if not self._rehearsal and is_extra_pass(place):
                 return
             if not node:
                 self._begin()
@@ -167,7 +169,9 @@ class BackwardCapture:
 
         def hook(grads: Grads) -> None:
             grad = grads[0]
-            if not self._has_begun or grad is None or (is_extra_pass() and not self._rehearsal):
+            if not self._has_begun or grad is None:
+                return
+            if not self._rehearsal and is_extra_pass(node):
                 return
             try:
                 taken = layer.taken(node, grad)

@@ -101,7 +101,7 @@ class Flow:
                     )
                     edges.append(GradientEdge(self._graph.nodes[node], output))
                     starts.append(_weighed(blank, layout, node * 8 + output, weigh))
-        with extra_pass(), ExitStack() as stack:
+        with extra_pass(self._graph.nodes), ExitStack() as stack:
             for node in {*self._cuts, *observers}:
                 hook = self._hook(node, weigh, observers.get(node))
                 handle = self._graph.nodes[node].register_prehook(hook)

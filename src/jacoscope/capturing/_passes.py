@@ -1,7 +1,7 @@
 """Backwards that are not the training's own: those that find layouts, and verify.
 
 Hooks of a capture must let them pass. Hooks may run on threads of the autograd engine, so this is
-known to all of them.
+known to all of them; and other threads may train other models meanwhile, so it is known of nodes.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch.autograd.graph import Node
 
 __all__ = ["extra_pass", "is_extra_pass", "unrecorded"]
 
@@ -25,15 +26,20 @@ _FABRIC = ("lightning.fabric.wrappers", "lightning_fabric.wrappers")
 _FLAG = "_in_fabric_backward"
 
 _lock = threading.Lock()
-_running = 0
+_running: tuple[frozenset[int], ...] = ()
 
 
 @contextmanager
-def extra_pass() -> Iterator[None]:
-    """While it lasts, backwards are not the training's own."""
+def extra_pass(nodes: Iterable[Node]) -> Iterator[None]:
+    """While it lasts, backwards through these nodes are not the training's own.
+
+    Args:
+        nodes: The nodes of the graph; they must stay alive as long.
+    """
     global _running
+    passed = frozenset(map(id, nodes))
     with _lock:
-        _running += 1
+        _running = (*_running, passed)
     flags = [vars(sys.modules[name]) for name in _FABRIC if name in sys.modules]
     before = [(flag, flag[_FLAG]) for flag in flags if _FLAG in flag]
     try:
@@ -44,12 +50,18 @@ def extra_pass() -> Iterator[None]:
         for flag, value in before:
             flag[_FLAG] = value
         with _lock:
-            _running -= 1
+            _running = tuple(each for each in _running if each is not passed)
 
 
-def is_extra_pass() -> bool:
-    """Whether a backward may be another than the training's own."""
-    return _running > 0
+def is_extra_pass(node: Node | None = None) -> bool:
+    """Whether a backward may be another than the training's own.
+
+    Args:
+        node: Where it has come to; by default anywhere.
+    """
+    if node is None or not _running:
+        return bool(_running)
+    return any(id(node) in passed for passed in _running)
 
 
 def unrecorded(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:

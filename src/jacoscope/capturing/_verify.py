@@ -185,7 +185,7 @@ def _captured(
     capture = BackwardCapture(
         graph, plan, memory_budget, consume, fail, confirm=confirm, rehearsal=True
     )
-    with extra_pass(), ExitStack() as stack:
+    with extra_pass(graph.nodes), ExitStack() as stack:
         for place, hook in capture.hooks().items():
             stack.callback(graph.nodes[place].register_prehook(hook).remove)
         grads = torch.autograd.grad(
