@@ -4,6 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("alike", derandomize=True, database=None, deadline=None)
+settings.load_profile("alike")  # the same examples at each run
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import random
 from pathlib import Path
@@ -14,6 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+
+
+def many(few: int, thorough: int) -> int:
+    """How many examples, steps or rounds; ``JACOSCOPE_THOROUGH=1`` asks for the larger number."""
+    return thorough if os.environ.get("JACOSCOPE_THOROUGH") else few
 
 
 def data(samples: int = 96, batch_size: int = 8, seed: int = 0) -> DataLoader[tuple[Tensor, ...]]:

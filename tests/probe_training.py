@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from helpers import trainer
 from jacoscope import MonitorConfig, MonitorWarning, SensitivityMonitor
-from jacoscope.config import LayerRule, Probes, QuantityName, Schedule
+from jacoscope.config import LayerRule, Output, Probes, QuantityName, Schedule
 from jacoscope.probe_record import ProbeRecord
 from jacoscope.quantities import PROBES, QUANTITIES, is_probed
 from probe_expected import Values, weights
@@ -107,6 +107,7 @@ def watching(
     captured: Schedule = Schedule(every=1, first=0),
     on_error: Any = "raise",
     every: int = 1,
+    output: Output = Output(),
     **probes: Any,
 ) -> SensitivityMonitor:
     return SensitivityMonitor(
@@ -116,6 +117,7 @@ def watching(
             schedule=captured,
             probes=Probes(**{"schedule": {"every": every}, **probes}),
             on_error=on_error,
+            output=output,
         )
     )
 

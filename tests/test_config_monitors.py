@@ -1,4 +1,4 @@
-"""Ten thousand configurations: each gives a working monitor, or one clear sentence."""
+"""Configurations by the thousand: each gives a working monitor, or one clear sentence."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from helpers import many
 from jacoscope import Monitor, MonitorConfig
 from jacoscope.errors import ConfigError
 from jacoscope.sinks import MemorySink
@@ -121,7 +122,7 @@ _often: Callable[..., Any] = settings(
 
 
 @pytest.mark.slow
-@settings(_often, max_examples=10_000)  # type: ignore[arg-type]
+@settings(_often, max_examples=many(1500, 10_000))  # type: ignore[arg-type]
 @given(told=_CONFIGS)
 def test_each_gives_a_monitor_or_one_sentence(told: dict[str, Any]) -> None:
     made = _made(told)
@@ -130,7 +131,7 @@ def test_each_gives_a_monitor_or_one_sentence(told: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@settings(_often, max_examples=300)  # type: ignore[arg-type]
+@settings(_often, max_examples=many(100, 300))  # type: ignore[arg-type]
 @given(told=_CONFIGS)
 def test_each_monitor_works(told: dict[str, Any]) -> None:
     """Weights end as without it; a fault inside it would be raised."""

@@ -144,7 +144,9 @@ def test_training_is_bit_identical(
     model: Any, data: Any, options: dict[str, Any], tmp_path: Path
 ) -> None:
     plain, _, _ = run(tmp_path, None, model, data(), **options)
-    watched, callback, trainer = run(tmp_path, WATCHED, model, data(), **options)
+    draws = model is gpt2 and not options
+    watch = WATCHED if draws else {**WATCHED, "output": {"pictures": []}}
+    watched, callback, trainer = run(tmp_path, watch, model, data(), **options)
     assert watched == plain
     assert "training_step" not in vars(trainer)
     assert "backward" not in vars(trainer.accelerator)

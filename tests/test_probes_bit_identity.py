@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.classification import MulticlassAccuracy
 
 from helpers import adversaries, classifier, data, fingerprint, trainer
+from jacoscope.config import Output
 from probe_training import Learner, into_memory, learner_class, watching
 from sample_training import loader_of, perceptron, rows_of_pairs
 
@@ -343,7 +344,8 @@ def run(folder: Path, case: str, *, watch: bool, package: Any = pl) -> list[Any]
     pl.seed_everything(7, verbose=False)
     digests = Digests()
     chain = ("network.0", "network.4") if case == "busy" else ()
-    monitor = watching(chain=chain, seed=3, on_error="warn")
+    output = Output() if case == "busy" else Output(pictures=())
+    monitor = watching(chain=chain, seed=3, on_error="warn", output=output)
     callbacks = [monitor, digests] if watch else [digests]
     logger = CSVLogger(folder, name="csv", version=int(watch))
     fitting = trainer(package, folder, callbacks=callbacks, logger=logger, **options)
