@@ -73,12 +73,23 @@ def test_a_wrong_result_and_a_failure_are_told(
         def run(self) -> None:
             raise NotImplementedError("no such layer")
 
-    monkeypatch.setitem(contenders.TOOLS, "wrong", Wrong)
-    monkeypatch.setitem(contenders.TOOLS, "unable", Unable)
-    _run(benchmark, tmp_path, "--contenders", "jacoscope", "wrong", "unable")
+    class Unreadable(contenders.Jacoscope):  # type: ignore[misc, name-defined]
+        def found(self) -> dict[str, torch.Tensor]:
+            raise RuntimeError("nothing was kept")
+
+    class WithoutGradient(contenders.Jacoscope):  # type: ignore[misc, name-defined]
+        def gradient(self) -> torch.Tensor:
+            return torch.cat([])
+
+    faulty = {"wrong": Wrong, "unable": Unable, "unreadable": Unreadable, "empty": WithoutGradient}
+    for name, kind in faulty.items():
+        monkeypatch.setitem(contenders.TOOLS, name, kind)
+    _run(benchmark, tmp_path, "--contenders", "jacoscope", *faulty)
     written = (tmp_path / "page.md").read_text()
     assert "**wrong: " in written
     assert "- unable: NotImplementedError: no such layer" in written
+    assert "- unreadable: RuntimeError: nothing was kept" in written
+    assert "| empty | fails | fails | fails | fails |  |" in written
     # What is wrong is nobody's best peer.
     bounds = written.partition("<!-- benchmark: bounds -->")[2]
     assert bounds.count("| none |") == 4

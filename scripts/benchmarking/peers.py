@@ -37,13 +37,14 @@ def compare(
     plain_seconds, timings = in_turn(plain, contenders, device, rounds, name)
     failures |= {label: timing.failure for label, timing in timings.items() if timing.failure}
     able = {label: each for label, each in contenders.items() if label not in failures}
-    errors = _errors(workload, able, device)
+    errors, unchecked = _errors(workload, able, device)
+    failures |= unchecked
     plain_work = products(plain.run)
     entries = []
     for tool, want in _labels(tools):
         label = tool, want
         entry: dict[str, Any] = {"tool": tool, "want": want, "failure": failures.get(label)}
-        if label in able:
+        if label in errors:
             entry |= _figures(timings[label], plain_seconds) | {"error": errors[label]}
             entry["products"] = _work(able[label]) / plain_work
         entries.append(entry)
@@ -82,16 +83,20 @@ def _built(
 
 def _errors(
     workload: Workload, contenders: Mapping[Label, Contender], device: str
-) -> dict[Label, float]:
-    """Each contender's largest relative error against plain autograd, sample by sample."""
+) -> tuple[dict[Label, float], dict[Label, str]]:
+    """Largest relative errors against plain autograd, and why others cannot be compared with it."""
     print(f"{workload.name}: checking the results", file=sys.stderr, flush=True)
     reference = Reference(workload)
-    errors = {}
+    errors: dict[Label, float] = {}
+    failures: dict[Label, str] = {}
     for label, contender in contenders.items():
-        seconds(contender, device)
-        errors[label] = reference.error(contender.found(), contender.gradient())
-        contender.clear()
-    return errors
+        try:
+            seconds(contender, device)
+            errors[label] = reference.error(contender.found(), contender.gradient())
+            contender.clear()
+        except Exception as error:  # a result that cannot be read is a row of the table
+            failures[label] = reason(error)
+    return errors, failures
 
 
 def _figures(timing: Timing, plain_seconds: Sequence[float]) -> dict[str, Any]:
