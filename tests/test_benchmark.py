@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,19 @@ def test_a_wrong_result_and_a_failure_are_told(
 
     class WithoutGradient(contenders.Jacoscope):  # type: ignore[misc, name-defined]
         def gradient(self) -> torch.Tensor:
-            return torch.cat([])
+            return torch.empty(0)
+
+    class Nothing(contenders.Histograms):  # type: ignore[misc, name-defined]
+        def found(self) -> dict[str, torch.Tensor]:
+            return {}
+
+    class NotNumbers(contenders.Jacoscope):  # type: ignore[misc, name-defined]
+        def found(self) -> dict[str, torch.Tensor]:
+            found: dict[str, torch.Tensor] = super().found()
+            return {name: value * math.nan for name, value in found.items()}
 
     faulty = {"wrong": Wrong, "unable": Unable, "unreadable": Unreadable, "empty": WithoutGradient}
+    faulty |= {"nothing": Nothing, "not numbers": NotNumbers}
     for name, kind in faulty.items():
         monkeypatch.setitem(contenders.TOOLS, name, kind)
     _run(benchmark, tmp_path, "--contenders", "jacoscope", *faulty)
@@ -90,6 +101,10 @@ def test_a_wrong_result_and_a_failure_are_told(
     assert "- unable: NotImplementedError: no such layer" in written
     assert "- unreadable: RuntimeError: nothing was kept" in written
     assert "| empty | fails | fails | fails | fails |  |" in written
+    assert "- empty: ValueError: its gradient has the shape (0,) instead of (148,)" in written
+    assert "- nothing: ValueError: its result has no gradient sums" in written
+    assert "| not numbers |" in written
+    assert "| **wrong: nan** |" in written
     # What is wrong is nobody's best peer.
     bounds = written.partition("<!-- benchmark: bounds -->")[2]
     assert bounds.count("| none |") == 4
@@ -201,24 +216,75 @@ def test_the_pages_on_speed_have_a_place_for_every_part(name: str, parts: Sequen
         assert page.count(f"<!-- end of benchmark: {part} -->") == 1
 
 
-@pytest.mark.parametrize("want", ["norms", "gram", "columns", "gradient"])
-def test_the_reference_is_not_fooled(benchmark: Any, want: str) -> None:
+WANTED = ("norms", "gram", "columns", "gradient norms", "gradient sums", "gradient")
+
+
+@pytest.mark.parametrize("want", WANTED)
+@pytest.mark.parametrize("planted", [1.1, math.nan, math.inf])
+def test_the_reference_is_not_fooled(benchmark: Any, want: str, planted: float) -> None:
     checking = importlib.import_module("benchmarking.checking")
-    workload = importlib.import_module("benchmarking.workloads").make("tiny", "cpu")
-    reference = checking.Reference(workload)
+    reference = checking.Reference(_tiny())
+    assert reference.error(*_parted(_right()), WANTED[:-1]) < 1e-12
+    wrong = _right()
+    wrong[want] = wrong[want].clone()
+    # The last parameters' gradients sum to zero, as a softmax's do.
+    wrong[want].view(-1)[0 if want == "gradient sums" else -1] *= planted
+    error = reference.error(*_parted(wrong))
+    assert not error <= checking.TOLERANCE
+
+
+@pytest.mark.parametrize("want", WANTED)
+def test_a_result_left_out_or_of_another_shape_is_refused(benchmark: Any, want: str) -> None:
+    reference = importlib.import_module("benchmarking.checking").Reference(_tiny())
+    found, gradient_P = _parted(_right())
+    needed = list(found)
+    column = _right()[want][..., None]
+    with pytest.raises(ValueError, match=f"its {want} has the shape"):
+        reference.error(*_parted({**found, "gradient": gradient_P, want: column}), needed)
+    if want == "gradient":
+        return
+    del found[want]
+    with pytest.raises(ValueError, match=f"its result has no {want}"):
+        reference.error(found, gradient_P, needed)
+    with pytest.raises(ValueError, match=f"did you mean '{want}'"):
+        reference.error({want + "s!": column}, gradient_P)
+
+
+def test_a_sample_without_a_gradient_is_no_error(benchmark: Any) -> None:
+    reference = importlib.import_module("benchmarking.checking").Reference(_tiny())
+    found, gradient_P = _parted(_right())
+    for zeros in (reference.norms_N[:1], found["norms"][:1]):
+        zeros.zero_()
+    found = {"norms": found["norms"]}
+    assert reference.error(found, gradient_P) < 1e-12
+    found["norms"][0] = 1
+    assert reference.error(found, gradient_P) == math.inf
+
+
+def _tiny() -> Any:
+    return importlib.import_module("benchmarking.workloads").make("tiny", "cpu")
+
+
+def _parted(
+    results: dict[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    return {k: value for k, value in results.items() if k != "gradient"}, results["gradient"]
+
+
+def _right() -> dict[str, torch.Tensor]:
+    """All results of the tiny workload, and its gradient."""
+    workload = _tiny()
     rows_NP = _rows(workload)
-    right = {
+    gradient_P = rows_NP.sum(0)
+    each = gradient_P.split([parameter.numel() for parameter in workload.model.parameters()])
+    return {
         "norms": rows_NP.square().sum(1),
         "gram": rows_NP @ rows_NP.T,
         "columns": rows_NP.square().sum(0),
+        "gradient norms": torch.stack([one.norm() for one in each]),
+        "gradient sums": torch.stack([one.sum() for one in each]),
+        "gradient": gradient_P,
     }
-    gradient_P = rows_NP.sum(0)
-    assert reference.error(right, gradient_P) < 1e-12
-    planted = {**right, "gradient": gradient_P}
-    planted[want] = planted[want].clone()
-    planted[want].view(-1)[-1] *= 1.1
-    error = reference.error({name: planted[name] for name in right}, planted["gradient"])
-    assert error > checking.TOLERANCE
 
 
 def _rows(workload: Any) -> torch.Tensor:

@@ -47,11 +47,13 @@ class Contender(ABC):
 
     Attributes:
         gives: The kinds of results that the tool has.
+        tells: What it finds besides, of the batch's gradient.
         package: What has to be installed for it.
         lingers: Whether what runs after it is slower for a while.
     """
 
     gives: ClassVar[tuple[str, ...]]
+    tells: ClassVar[tuple[str, ...]] = ()
     package: ClassVar[str] = "torch"
     lingers: ClassVar[bool] = False
 
@@ -359,6 +361,7 @@ class Histograms(Contender):
     # long.
     lingers = True
     gives = ("batch gradient",)
+    tells = ("gradient sums",)
 
     def __init__(self, workload: Workload, want: str) -> None:
         super().__init__(workload, want)
@@ -391,6 +394,7 @@ class GradNorm(Contender):
 
     package = "lightning"
     gives = ("batch gradient",)
+    tells = ("gradient norms",)
 
     def __init__(self, workload: Workload, want: str) -> None:
         super().__init__(workload, want)

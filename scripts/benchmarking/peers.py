@@ -92,7 +92,8 @@ def _errors(
     for label, contender in contenders.items():
         try:
             seconds(contender, device)
-            errors[label] = reference.error(contender.found(), contender.gradient())
+            needed = (*contender.wants, *contender.tells)
+            errors[label] = reference.error(contender.found(), contender.gradient(), needed)
             contender.clear()
         except Exception as error:  # a result that cannot be read is a row of the table
             failures[label] = reason(error)

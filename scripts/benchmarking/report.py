@@ -103,8 +103,9 @@ def _peers(figures: Mapping[str, Any]) -> str:
 def _row(tool: str, entries: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
     mine = [entries.get((tool, want)) for want in _PER_SAMPLE]
     errors = [each["error"] for each in mine if each is not None and each["failure"] is None]
-    error = f"{max(errors):.0e}" if errors else ""
-    if errors and not max(errors) <= TOLERANCE:
+    largest = max(errors, key=lambda error: math.inf if math.isnan(error) else error, default=0.0)
+    error = f"{largest:.0e}" if errors else ""
+    if not largest <= TOLERANCE:
         error = f"**wrong: {error}**"
     name = f"**{tool}**" if tool == OURS else tool
     return [name, *(_cell(each) for each in mine), error]
@@ -168,7 +169,11 @@ def _bound_rows(name: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[lis
         peers = [e for e in able if e["tool"] != OURS and e["error"] <= TOLERANCE]
         best = min(peers, key=lambda entry: float(entry["ratio"]), default=None)
         aim = BOUNDS.get(name, {}).get(want)
-        met = [aim is None or ours["ratio"] <= aim, best is None or ours["ratio"] < best["ratio"]]
+        faults = {
+            "the result is wrong": not ours["error"] <= TOLERANCE,
+            "above the aim": aim is not None and ours["ratio"] > aim,
+            "a peer is cheaper": best is not None and ours["ratio"] >= best["ratio"],
+        }
         yield [
             name,
             want,
@@ -176,7 +181,7 @@ def _bound_rows(name: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[lis
             f"{ours['ratio']:.2f} ({ours['low']:.2f} to {ours['high']:.2f})",
             _number(ours["products"]),
             "none" if best is None else f"{best['ratio']:.2f} ({best['tool']})",
-            _verdict(*met),
+            _verdict(faults),
         ]
 
 
@@ -187,14 +192,9 @@ def _ms(milliseconds: float) -> str:
     return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{milliseconds:.2f} ms"
 
 
-def _verdict(below_aim: bool, below_peer: bool) -> str:
-    if below_aim and below_peer:
-        return "yes"
-    return "no: " + " and ".join(
-        text
-        for text, met in (("above the aim", below_aim), ("a peer is cheaper", below_peer))
-        if not met
-    )
+def _verdict(faults: Mapping[str, bool]) -> str:
+    told = [text for text, holds in faults.items() if holds]
+    return f"no: {' and '.join(told)}" if told else "yes"
 
 
 def _number(value: float) -> str:
