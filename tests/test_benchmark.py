@@ -110,6 +110,32 @@ def test_a_wrong_result_and_a_failure_are_told(
     assert bounds.count("| none |") == 4
 
 
+@pytest.mark.parametrize("tool", ["slow", "lingering", "failing", None])
+def test_whoever_takes_part_the_plain_run_is_timed(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, tool: str | None
+) -> None:
+    contenders = importlib.import_module("benchmarking.contenders")
+    rounds = importlib.import_module("benchmarking.rounds")
+
+    class Some(contenders.Plain):  # type: ignore[misc, name-defined]
+        lingers = tool == "lingering"
+
+        def run(self) -> None:
+            super().run()
+            if tool == "failing":
+                raise RuntimeError
+
+    monkeypatch.setattr(rounds, "_SLOW", -1 if tool == "slow" else math.inf)
+    workload = _tiny()
+    label = "some", "batch gradient"
+    each = {label: Some(workload, label[1])} if tool else {}
+    plain = contenders.Plain(workload, label[1])
+    plain_seconds, timings = rounds.in_turn(plain, each, "cpu", 7, "tiny")
+    assert len(plain_seconds) == (5 if tool in ("slow", "lingering") else 7)
+    counts = {name: len(timing.ratios) for name, timing in timings.items()}
+    assert counts == ({label: 0 if tool == "failing" else 5} if tool else {})
+
+
 def test_parts_of_a_capture_are_told_apart(benchmark: Any, tmp_path: Path) -> None:
     found = _run(benchmark, tmp_path, "profile")["profile"]["tiny"]
     for each in found["wants"].values():
