@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -136,7 +140,11 @@ def test_whoever_takes_part_the_plain_run_is_timed(
     assert counts == ({label: 0 if tool == "failing" else 5} if tool else {})
 
 
-def test_parts_of_a_capture_are_told_apart(benchmark: Any, tmp_path: Path) -> None:
+def test_parts_of_a_capture_are_told_apart(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiling = importlib.import_module("benchmarking.profiling")
+    monkeypatch.setattr(profiling, "WANTS", {"all three": profiling.WANTS["all three"]})
     found = _run(benchmark, tmp_path, "profile")["profile"]["tiny"]
     for each in found["wants"].values():
         parts = each["parts"]
@@ -202,30 +210,98 @@ def test_a_whole_run_is_the_experiment_s_own(benchmark: Any) -> None:
     assert len(parameters.config.quantities) > 11
 
 
-@pytest.mark.slow
+# Is ready, stops once for the other, and tells which of the runs it is as its time.
+_RUN = """
+import sys
+for line in "", "noise", "benchmark:":
+    print(line, flush=True)
+sys.stdin.readline()
+print("benchmark:", flush=True)
+sys.stdin.readline()
+print('benchmark:{{"wall": {0}, "cpu": {0}}}', flush=True)
+sys.stdin.readline()
+"""
+
+
+def _process(code: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)
+
+
 def test_whole_runs_go_on_in_turn(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fits = importlib.import_module("benchmarking.fits")
-    options = ("--monitor.schedule.first=1", "--trainer.max_steps=25")
-    told: list[str] = []
+    begun: list[Any] = []
+    told: list[tuple[int, bool]] = []
     answer = fits._answer
+
+    def started(name: str, epochs: int | None, watched: Any) -> Any:
+        begun.append(_process(_RUN.format(len(begun) + 1)))
+        return begun[-1]
 
     def noted(run: Any, word: str = "") -> str:
         found: str = answer(run, word)
-        told.append(found)
+        told.append((begun.index(run), bool(found)))
         return found
 
+    monkeypatch.setattr(fits, "_started", started)
     monkeypatch.setattr(fits, "_answer", noted)
-    times = fits._in_turns("digits_cnn", 1, [("--monitor.layers=[]", *options), options])
-    # Each says that it is ready, stops before its steps 10 and 20, and tells its time.
-    assert [bool(text) for text in told] == [False] * 6 + [True] * 2
-    assert all(0 < each.wall < 60 and each.cpu > 0 for each in times)
+    times = fits._in_turns("any", 1, [None, ()])
+    # Each says that it is ready, stops once, and tells its time; who was last is first.
+    ready, stops, ends = told[:2], told[2:4], told[4:]
+    assert ready == stops == [(0, False), (1, False)]
+    assert ends == [(1, True), (0, True)]
+    assert [(each.wall, each.cpu) for each in times] == [(1, 1), (2, 2)]
 
 
-@pytest.mark.slow
-def test_a_run_that_ends_early_is_told(benchmark: Any) -> None:
+def test_a_run_that_ends_early_is_told(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fits = importlib.import_module("benchmarking.fits")
-    with pytest.raises(RuntimeError, match="a run ended early, with exit code"):
-        fits._in_turns("no_such_experiment", 1, [None])
+    monkeypatch.setattr(fits, "_started", lambda *_: _process("raise SystemExit(3)"))
+    with pytest.raises(RuntimeError, match="a run ended early, with exit code 3"):
+        fits._in_turns("any", 1, [None])
+
+
+def test_a_whole_run_waits_for_its_turns(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What waits on standard input is not counted; every tenth step waits."""
+    fits = importlib.import_module("benchmarking.fits")
+    turns: list[float] = []
+
+    class Slow:
+        def readline(self) -> str:
+            time.sleep(0.1)
+            turns.append(time.perf_counter())
+            return "go on"
+
+    monkeypatch.setattr(sys, "stdin", Slow())
+    found = fits._fit("digits_mlp", 1, None)
+    assert len(turns) == 5  # before the first of 45 steps, the tenth, the twentieth …
+    assert 0 < found.wall < time.perf_counter() - turns[0] - 4 * 0.1
+    assert found.cpu > 0
+    assert capsys.readouterr().out.splitlines().count("benchmark:") == 5
+
+
+def test_a_whole_run_tells_its_time(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What its process is given to do, done here with a run that takes no time."""
+    fits = importlib.import_module("benchmarking.fits")
+    given: list[Any] = []
+
+    def fit(*arguments: Any) -> Any:
+        given.append(arguments)
+        return fits._Time(1.5, 2.5)
+
+    monkeypatch.setattr(fits, "_fit", fit)
+    monkeypatch.setattr(fits.subprocess, "Popen", lambda command, **_: command)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for watched in (None, ("--monitor.layers=[]",)):
+        command: Any = fits._started("digits_cnn", 2, watched)
+        assert command[0] == sys.executable
+        exec(command[-1], {})
+    assert given == [("digits_cnn", 2, None), ("digits_cnn", 2, ["--monitor.layers=[]"])]
+    assert capsys.readouterr().out == 2 * 'benchmark:{"wall": 1.5, "cpu": 2.5}\n'
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarking.checking import Reference
 from benchmarking.contenders import TOOLS, WANTS, Contender, Plain
 from benchmarking.growth import growth
-from benchmarking.rounds import Label, Timing, in_turn, products, reason, seconds
+from benchmarking.rounds import Label, Timing, frozen, in_turn, products, reason, seconds
 from benchmarking.workloads import Workload, make
 
 __all__ = ["compare"]
@@ -37,7 +37,8 @@ def compare(
     plain_seconds, timings = in_turn(plain, contenders, device, rounds, name)
     failures |= {label: timing.failure for label, timing in timings.items() if timing.failure}
     able = {label: each for label, each in contenders.items() if label not in failures}
-    errors, unchecked = _errors(workload, able, device)
+    with frozen():
+        errors, unchecked = _errors(workload, able, device)
     failures |= unchecked
     plain_work = products(plain.run)
     entries = []
