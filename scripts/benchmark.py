@@ -16,8 +16,10 @@ tool is compared with plain autograd, sample by sample in double precision. Peer
 installed, or cannot run a workload, say so in the table.
 
 With ``--json`` figures are added to those that the file has, so that a long comparison can be made
-workload by workload. With ``--markdown`` they are written as tables, between the page's markers
-where it has some: ``<!-- benchmark: peers -->`` … ``<!-- end of benchmark: peers -->``.
+workload by workload and tool by tool: what is measured again takes the place of what was, all else
+stays, with the machine that it was measured on; ``scaling`` is made as a whole. With ``--markdown``
+they are written as tables, between the page's markers where it has some:
+``<!-- benchmark: peers -->`` … ``<!-- end of benchmark: peers -->``.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from typing import Any
 import torch
 
 from benchmarking.contenders import TOOLS
+from benchmarking.figures import add
 from benchmarking.report import machine, render, write
 from benchmarking.workloads import DEFAULT, MAKERS
 
@@ -79,7 +82,7 @@ def _measure(options: argparse.Namespace, figures: dict[str, Any]) -> None:
         tools = options.contenders or list(TOOLS)
         for name in options.workloads:
             found = compare(name, tools, options.device, rounds, not options.no_memory)
-            figures.setdefault("peers", {})[name] = found | where
+            add(figures, "peers", {name: found | where})
             _save(figures, options.json)  # what is measured stays if a later workload is stopped
     elif options.part == "monitor":
         from benchmarking.monitoring import captured_steps, other_steps, writing
@@ -87,25 +90,22 @@ def _measure(options: argparse.Namespace, figures: dict[str, Any]) -> None:
         steps = captured_steps(options.workloads, options.device, rounds)
         seconds, megabytes = writing()
         found = {"steps": steps, "other_us": other_steps()}
-        figures["monitor"] = found | {"write_s": seconds, "write_mb": megabytes} | where
+        add(figures, "monitor", found | {"write_s": seconds, "write_mb": megabytes} | where)
     elif options.part == "fit":
         from benchmarking.fits import EXPERIMENTS, whole_fits
 
         names = options.experiments or EXPERIMENTS
-        rows = figures.get("fit", {}).get("rows", [])
-        kept = [row for row in rows if row["experiment"] not in names]
-        rows = kept + whole_fits(names, rounds, options.epochs)
-        figures["fit"] = {"rows": rows} | where
+        add(figures, "fit", {"rows": whole_fits(names, rounds, options.epochs)} | where)
     elif options.part == "profile":
         from benchmarking.profiling import profiles
 
         for name in options.workloads:
-            found = profiles(name, options.device, rounds)
-            figures.setdefault("profile", {})[name] = found | where
+            add(figures, "profile", {name: profiles(name, options.device, rounds) | where})
     else:
         from benchmarking.scaling import scaling
 
-        figures["scaling"] = scaling(options.device, rounds, not options.no_memory) | where
+        found = scaling(options.device, rounds, not options.no_memory)
+        add(figures, "scaling", found | where)
 
 
 def _save(figures: dict[str, Any], path: Path | None) -> None:

@@ -114,6 +114,64 @@ def test_a_wrong_result_and_a_failure_are_told(
     assert bounds.count("| none |") == 4
 
 
+def test_what_was_measured_before_stays(benchmark: Any, tmp_path: Path) -> None:
+    add = importlib.import_module("benchmarking.figures").add
+    report = importlib.import_module("benchmarking.report")
+    kept = {"old tool": 7.0, "jacoscope": 3.0, "BackPACK": 2.0}
+    figures: dict[str, Any] = {}
+    add(figures, "peers", {"MLP": _compared(kept, machine="one"), "CNN": _compared(kept)})
+    add(figures, "peers", {"MLP": _compared({"grad_norm": 1.1, "jacoscope": 1.5}, machine="two")})
+    assert list(figures["peers"]) == ["MLP", "CNN"]
+    ratios = {entry["tool"]: entry["ratio"] for entry in figures["peers"]["MLP"]["entries"]}
+    assert list(ratios) == ["jacoscope", "BackPACK", "grad_norm", "old tool"]
+    assert ratios == {"jacoscope": 1.5, "BackPACK": 2.0, "grad_norm": 1.1, "old tool": 7.0}
+    written = report.render(figures)["peers"]
+    assert "; two\n" in written
+    assert "- on one: BackPACK, old tool\n" in written
+    other = _compared({"grad_norm": 1.1}) | {"samples": 3}  # not the same workload any more
+    add(figures, "peers", {"MLP": other})
+    assert [entry["tool"] for entry in figures["peers"]["MLP"]["entries"]] == ["grad_norm"]
+
+
+def _compared(ratios: dict[str, float], machine: str = "one") -> dict[str, Any]:
+    """A workload's figures in the form that files written before have."""
+    entries = []
+    for tool, ratio in ratios.items():
+        want = "batch gradient" if tool == "grad_norm" else "norms"
+        entry = {"tool": tool, "want": want, "failure": None, "ratio": ratio, "error": 1e-7}
+        entries.append(entry | {"low": ratio, "high": ratio, "products": 1.0, "first": 1.0})
+    return {
+        "about": "some",
+        "samples": 2,
+        "scalars": 10,
+        "rounds": 9,
+        "plain_ms": 1.0,
+        "plain_products": 100,
+        "entries": entries,
+        "machine": machine,
+    }
+
+
+def test_whole_runs_and_steps_that_were_measured_before_stay(benchmark: Any) -> None:
+    add = importlib.import_module("benchmarking.figures").add
+    report = importlib.import_module("benchmarking.report")
+    figures: dict[str, Any] = {}
+    for name, machine, ratio in (("MLP", "one", 1.1), ("CNN", "two", 1.2), ("CNN", "two", 1.3)):
+        step = {"about": name, "scalars": 1, "plain_ms": 1.0, "ratios": {"default": ratio}}
+        rest = {"other_us": 0.2, "write_s": 1.0, "write_mb": 1.0, "machine": machine}
+        add(figures, "monitor", {"steps": {name: step}} | rest)
+        row = {"experiment": name, "watched": "all", "epochs": None, "plain_s": 1.0}
+        row |= {"ratios": [ratio], "cpu_ratios": [ratio]}
+        add(figures, "fit", {"rows": [row], "machine": machine})
+        add(figures, "profile", {name: {"wants": {}, "machine": machine}})
+    written = report.render(figures)
+    assert "| MLP | 1 | 1.0 ms | 1.10 |\n| CNN | 1 | 1.0 ms | 1.30 |" in written["monitor"]
+    assert "| MLP | all | 1.0 s | 1.100 (1.100 to 1.100) | 1.100 |" in written["fit"]
+    assert "| CNN | all | 1.0 s | 1.300 (1.300 to 1.300) | 1.300 |" in written["fit"]
+    assert "1.200" not in written["fit"]
+    assert all(text.startswith("*one; two*") for text in written.values())
+
+
 @pytest.mark.parametrize("tool", ["slow", "lingering", "failing", None])
 def test_whoever_takes_part_the_plain_run_is_timed(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, tool: str | None
