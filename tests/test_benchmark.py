@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import io
 import json
 import math
@@ -55,13 +56,19 @@ def test_results_are_checked_and_written_between_the_markers(
     for entry in able:
         assert entry["error"] < 1e-5
         assert entry["ratio"] > 0
+        assert len(entry["seconds"]) == entry["rounds"] == 1
+        assert entry["ratio"] == entry["ratios"][0]
     for entry in entries:
         assert entry["failure"] in (None, "torchjd is not installed")
+    assert len(found["peers"]["tiny"]["plain_seconds"]) == 1
+    lightning = f"lightning {importlib.metadata.version('lightning')}"
+    assert lightning in [entry["version"] for entry in entries]
     written = page.read_text()
     assert written.startswith("above\n<!-- benchmark: peers -->\n")
     assert written.endswith("<!-- end of benchmark: peers -->\nbelow\n")
     assert "old" not in written
     assert "| **jacoscope** |" in written
+    assert f"{lightning}\n" in written.partition("- versions: ")[2]
 
 
 def test_a_wrong_result_and_a_failure_are_told(
@@ -150,6 +157,21 @@ def _compared(ratios: dict[str, float], machine: str = "one") -> dict[str, Any]:
         "entries": entries,
         "machine": machine,
     }
+
+
+def test_fewer_rounds_of_slow_tools_and_versions_are_told(benchmark: Any) -> None:
+    report = importlib.import_module("benchmarking.report")
+    found = _compared({"jacoscope": 1.5, "Opacus hooks": 30.0, "BackPACK": 1.2})
+    assert "- " not in report.render({"peers": {"MLP": found}})["peers"].replace("--- ", "")
+    ours, slow, quick = found["entries"]
+    found["entries"].append({**quick, "want": "norms + columns", "rounds": 5})
+    ours |= {"rounds": 9, "version": "jacoscope 1.0"}
+    slow |= {"rounds": 5, "version": "opacus 1.6"}
+    quick |= {"version": None}
+    written = report.render({"peers": {"MLP": found}})["peers"]
+    assert ", 9 rounds; one\n" in written
+    assert "- 5 rounds: Opacus hooks, BackPACK (norms + columns)\n" in written
+    assert "- versions: jacoscope 1.0, opacus 1.6\n" in written
 
 
 def test_whole_runs_and_steps_that_were_measured_before_stay(benchmark: Any) -> None:

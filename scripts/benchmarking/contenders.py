@@ -48,7 +48,7 @@ class Contender(ABC):
     Attributes:
         gives: The kinds of results that the tool has.
         tells: What it finds besides, of the batch's gradient.
-        package: What has to be installed for it.
+        package: The distribution that has to be installed for it.
         lingers: Whether what runs after it is slower for a while.
     """
 
@@ -98,6 +98,7 @@ class Jacoscope(Contender):
         parameters: Names of the parameters to watch; all by default.
     """
 
+    package = "jacoscope"
     gives = ("norms", "norms + Gram", "norms + columns", "all three")
     names: ClassVar = {"norms": "row_sq_norms", "gram": "gram", "columns": "column_sq_norms"}
 
@@ -240,7 +241,7 @@ class OpacusGhost(Contender):
 class BackPACK(Contender):
     """BackPACK's extensions that make no rows: norms, and columns (sums of squares)."""
 
-    package = "backpack"
+    package = "backpack-for-pytorch"
     gives = ("norms", "norms + columns")
 
     def __init__(self, workload: Workload, want: str) -> None:
@@ -278,7 +279,7 @@ class BackPACK(Contender):
 class BackPACKRows(Materialised):
     """BackPACK's ``BatchGrad``: all rows."""
 
-    package = "backpack"
+    package = "backpack-for-pytorch"
 
     def __init__(self, workload: Workload, want: str) -> None:
         super().__init__(workload, want)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from benchmarking.checking import Reference
@@ -41,10 +42,12 @@ def compare(
         errors, unchecked = _errors(workload, able, device)
     failures |= unchecked
     plain_work = products(plain.run)
+    versions = {tool: _version(TOOLS[tool].package) for tool in tools}
     entries = []
     for tool, want in _labels(tools):
         label = tool, want
         entry: dict[str, Any] = {"tool": tool, "want": want, "failure": failures.get(label)}
+        entry["version"] = versions[tool]
         if label in errors:
             entry |= _figures(timings[label], plain_seconds) | {"error": errors[label]}
             entry["products"] = _work(able[label]) / plain_work
@@ -57,6 +60,7 @@ def compare(
         "scalars": workload.scalars,
         "rounds": rounds,
         "plain_ms": 1e3 * statistics.median(plain_seconds),
+        "plain_seconds": plain_seconds,
         "plain_products": plain_work,
         "entries": entries,
     }
@@ -104,7 +108,17 @@ def _errors(
 def _figures(timing: Timing, plain_seconds: Sequence[float]) -> dict[str, Any]:
     low, high = timing.quartiles
     first = timing.first / statistics.median(plain_seconds)
-    return {"ratio": timing.ratio, "low": low, "high": high, "first": first}
+    figures = {"ratio": timing.ratio, "low": low, "high": high, "first": first}
+    rounds = {"rounds": len(timing.ratios), "ratios": timing.ratios, "seconds": timing.seconds}
+    return figures | rounds
+
+
+def _version(package: str) -> str | None:
+    """A distribution with its version, ``None`` where it is not installed."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return None
 
 
 def _work(contender: Contender) -> float:

@@ -136,15 +136,19 @@ def _failures(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _others(each: Mapping[str, Any]) -> Iterator[str]:
-    """Which results are of another machine than the workload's latest."""
-    entries = each["entries"]
-    elsewhere: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in entries:
-        machine = entry.get("machine", each["machine"])
-        if entry["failure"] is None and machine != each["machine"]:
-            elsewhere.setdefault(machine, []).append(entry)
-    for machine, mine in elsewhere.items():
-        yield f"on {machine}: {_whose(mine, entries)}"
+    """Results of other rounds, or of another machine, than the title says; the tools' versions."""
+    able = [entry for entry in each["entries"] if entry["failure"] is None]
+    for key, text in (("rounds", "{} rounds"), ("machine", "on {}")):
+        groups: dict[Any, list[Mapping[str, Any]]] = {}
+        for entry in able:
+            groups.setdefault(entry.get(key, each[key]), []).append(entry)
+        groups.pop(each[key], None)
+        for value, mine in groups.items():
+            yield f"{text.format(value)}: {_whose(mine, able)}"
+    versions = dict.fromkeys(e["version"] for e in able if e.get("version") is not None)
+    told = [name for name in versions if not name.startswith("torch ")]  # the machine has PyTorch's
+    if told:
+        yield f"versions: {', '.join(told)}"
 
 
 def _whose(mine: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> str:
