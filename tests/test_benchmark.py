@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import json
 import math
+import re
 import subprocess
 import sys
 import time
@@ -192,6 +193,49 @@ def test_whole_runs_and_steps_that_were_measured_before_stay(benchmark: Any) -> 
     assert "| CNN | all | 1.0 s | 1.300 (1.300 to 1.300) | 1.300 |" in written["fit"]
     assert "1.200" not in written["fit"]
     assert all(text.startswith("*one; two*") for text in written.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--workloads", "tny"], "not among MAKERS of .*workloads.py; did you mean 'tiny'?"),
+        (["--contenders", "jacoskope"], "not among TOOLS of .*contenders.py; did you mean 'jaco"),
+        (["fit", "--experiments", "nope"], "'nope' is not among the files in configs/; .*digits_"),
+        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--json", "{folder}/broken.json"], "broken.json cannot be read as JSON .* mend or"),
+        (["--json", "{folder}/list.json"], "list.json is not a file of figures"),
+        (["--json", "{folder}/none/new.json"], "new.json cannot be written .No such file"),
+        (["--json", "{folder}"], "cannot be read as JSON .*Is a directory"),
+        (["--markdown", "{folder}"], "cannot be written .Is a directory"),
+        (["--figure", "{folder}/new.png"], "--figure draws the part scaling, of which there is"),
+        (["report", "--json", "{folder}/new.json"], "report needs --json with a file of figures"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_measured(
+    benchmark: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: Sequence[str],
+    told: str,
+) -> None:
+    monkeypatch.setattr(benchmark, "_measure", lambda *_: pytest.fail("it is measured"))
+    (tmp_path / "broken.json").write_text('{"peers": ')
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(SystemExit):
+        benchmark.main([option.format(folder=tmp_path) for option in options])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(told, last)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.json", "list.json"]
+
+
+def test_a_file_that_can_be_written_is_left_alone(benchmark: Any, tmp_path: Path) -> None:
+    figures = importlib.import_module("benchmarking.figures")
+    (tmp_path / "old.json").write_text('{"peers": {}}')
+    for name in ("old.json", "new.json"):
+        figures.check_writable(tmp_path / name)
+    assert figures.read(tmp_path / "old.json") == {"peers": {}}
+    assert not (tmp_path / "new.json").exists()
 
 
 @pytest.mark.parametrize("tool", ["slow", "lingering", "failing", None])

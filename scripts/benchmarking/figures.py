@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarking.contenders import TOOLS, WANTS
 
-__all__ = ["add", "with_machine"]
+__all__ = ["add", "check_writable", "read", "with_machine"]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Figures by part.
+
+    Raises:
+        ValueError: The file cannot be read, or is none of figures.
+    """
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as JSON ({error}); mend or delete it, or name another file"
+        ) from None
+    parts = figures.values() if isinstance(figures, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"{path} is not a file of figures, to be added to; name another file")
+    return figures
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path that cannot be written, before anything is measured.
+
+    Raises:
+        ValueError: It is a folder, or its folder is missing, or either must not be written.
+    """
+    there = path.exists()
+    try:
+        path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error.strerror}); name another") from None
+    if not there:
+        path.unlink()
 
 
 def add(figures: dict[str, Any], part: str, found: Mapping[str, Any]) -> None:
