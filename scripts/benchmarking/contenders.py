@@ -8,6 +8,8 @@ gradient, Σ_i c_i = ∂L/∂θ. Results, all parameters together:
 - ``gram``: c_i · c_k, shape (N, N);
 - ``columns``: Σ_i c_ij² of each scalar j, in the order of ``parameters()``, shape (P,);
 - ``gradient norms``, ``gradient sums``: of each parameter's batch gradient, shape (L,).
+
+A tool is added by a class that derives from :class:`Contender`, named in ``TOOLS``.
 """
 
 from __future__ import annotations
