@@ -160,6 +160,31 @@ def _compared(ratios: dict[str, float], machine: str = "one") -> dict[str, Any]:
     }
 
 
+def test_what_is_not_a_number_is_wrong_whatever_stands_beside_it(benchmark: Any) -> None:
+    report = importlib.import_module("benchmarking.report")
+    for errors in ((1e-7, math.nan), (math.nan, 1e-7), (math.inf, math.nan)):
+        found = _compared({"jacoscope": 1.5})
+        one = found["entries"][0]
+        wants = ("norms", "norms + Gram")
+        pairs = zip(wants, errors, strict=True)
+        found["entries"] = [{**one, "want": want, "error": error} for want, error in pairs]
+        written = report.render({"peers": {"MLP": found}})
+        assert "**wrong: " in written["peers"]
+        assert "| no: the result is wrong" in written["bounds"]
+
+
+def test_help_says_where_tools_and_workloads_are_added(
+    benchmark: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (SCRIPTS.parent / "docs" / "speed.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        benchmark.main(["--help"])
+    for text in (page, " ".join(capsys.readouterr().out.split())):
+        assert "--workloads tiny --no-memory" in text
+        assert re.search(r"\bMAKERS\b", text)
+        assert re.search(r"\bTOOLS\b", text)
+
+
 def test_fewer_rounds_of_slow_tools_and_versions_are_told(benchmark: Any) -> None:
     report = importlib.import_module("benchmarking.report")
     found = _compared({"jacoscope": 1.5, "Opacus hooks": 30.0, "BackPACK": 1.2})
