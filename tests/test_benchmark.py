@@ -133,9 +133,11 @@ def test_what_was_measured_before_stays(benchmark: Any, tmp_path: Path) -> None:
     ratios = {entry["tool"]: entry["ratio"] for entry in figures["peers"]["MLP"]["entries"]}
     assert list(ratios) == ["jacoscope", "BackPACK", "grad_norm", "old tool"]
     assert ratios == {"jacoscope": 1.5, "BackPACK": 2.0, "grad_norm": 1.1, "old tool": 7.0}
-    written = report.render(figures)["peers"]
-    assert "; two\n" in written
-    assert "- on one: BackPACK, old tool\n" in written
+    written = report.render(figures)
+    assert "; two\n" in written["peers"]
+    assert "- on one: BackPACK, old tool\n" in written["peers"]
+    assert "1.50 (1.50 to 1.50) | 1.00 | none |" in written["bounds"]  # of the same machine
+    assert "| 2.00 (BackPACK) |" in written["bounds"]  # CNN's
     other = _compared({"grad_norm": 1.1}) | {"samples": 3}  # not the same workload any more
     add(figures, "peers", {"MLP": other})
     assert [entry["tool"] for entry in figures["peers"]["MLP"]["entries"]] == ["grad_norm"]

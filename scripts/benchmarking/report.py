@@ -184,17 +184,20 @@ def _batch_tools(figures: Mapping[str, Any]) -> str:
 def _bounds(figures: Mapping[str, Any]) -> str:
     """What is aimed at, what is measured, what the arithmetic alone would be, the best peer."""
     columns = ["", "result", "aim", "measured (quartiles)", "arithmetic", "best peer", "reached"]
-    rows = [row for name, each in figures.items() for row in _bound_rows(name, each["entries"])]
+    rows = [row for name, each in figures.items() for row in _bound_rows(name, each)]
     return _table(columns, rows)
 
 
-def _bound_rows(name: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+def _bound_rows(name: str, each: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Rows of a workload; tools that were measured on another machine are no peers."""
+    entries = [with_machine(entry, each) for entry in each["entries"]]
     for want in _PER_SAMPLE:
         able = [e for e in entries if e["want"] == want and e["failure"] is None]
         ours = next((entry for entry in able if entry["tool"] == OURS), None)
         if ours is None:
             continue
-        peers = [e for e in able if e["tool"] != OURS and e["error"] <= TOLERANCE]
+        right = [e for e in able if e["tool"] != OURS and e["error"] <= TOLERANCE]
+        peers = [e for e in right if e["machine"] == ours["machine"]]
         best = min(peers, key=lambda entry: float(entry["ratio"]), default=None)
         aim = BOUNDS.get(name, {}).get(want)
         faults = {
