@@ -3,6 +3,7 @@
     pip install -c constraints.txt -e '.[bench]'
     pip install -c constraints.txt --no-deps backpack-for-pytorch   # its own would pull torchvision
     python scripts/benchmark.py                  # jacoscope.capture and its peers
+    python scripts/benchmark.py --workloads tiny --no-memory    # tries all tools, a minute
     python scripts/benchmark.py monitor          # the monitor's whole steps, and writing
     python scripts/benchmark.py fit              # whole runs of shipped experiments, minutes
     python scripts/benchmark.py scaling --figure docs/images/scaling.png
@@ -16,8 +17,10 @@ tool is compared with plain autograd, sample by sample in double precision. Peer
 installed, or cannot run a workload, say so in the table.
 
 With ``--json`` figures are added to those that the file has, so that a long comparison can be made
-workload by workload. With ``--markdown`` they are written as tables, between the page's markers
-where it has some: ``<!-- benchmark: peers -->`` … ``<!-- end of benchmark: peers -->``.
+workload by workload and tool by tool: what is measured again takes the place of what was, all else
+stays, with the machine that it was measured on; ``scaling`` is made as a whole. With ``--markdown``
+they are written as tables, between the page's markers where it has some:
+``<!-- benchmark: peers -->`` … ``<!-- end of benchmark: peers -->``.
 """
 
 from __future__ import annotations
@@ -25,31 +28,37 @@ from __future__ import annotations
 import argparse
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarking.contenders import TOOLS
+from benchmarking.figures import add, check_writable, read
 from benchmarking.report import machine, render, write
 from benchmarking.workloads import DEFAULT, MAKERS
+from jacoscope.errors import nearest
 
 ROUNDS = {"peers": 20, "monitor": 30, "fit": 3, "scaling": 10, "profile": 10}
 PARTS = (*ROUNDS, "report")
+CONFIGS = Path(__file__).parents[1] / "configs"
+FOLDER = "scripts/benchmarking"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure a part, print it, and write it where asked; returns the exit code."""
-    options = _options(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        figures = _checked(options)
+    except ValueError as error:
+        parser.error(str(error))
     if options.threads:
         torch.set_num_threads(options.threads)
     # Full single precision, as the checks have it.
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     warnings.filterwarnings("ignore", "Full backward hook is firing")  # of Opacus' hooks
-    figures: dict[str, Any] = {}
-    if options.json and options.json.exists():
-        figures = json.loads(options.json.read_text(encoding="utf-8"))
     if options.part != "report":
         _measure(options, figures)
     shown = render(figures if options.part == "report" else _part(figures, options))
@@ -59,10 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.markdown:
         write(render(figures), options.markdown)
     if options.figure:
-        if "scaling" not in figures:
-            raise SystemExit(
-                "benchmark.py: --figure draws the part scaling, of which there is none"
-            )
         from benchmarking.pictures import draw
 
         draw(figures["scaling"], options.figure)
@@ -79,7 +84,7 @@ def _measure(options: argparse.Namespace, figures: dict[str, Any]) -> None:
         tools = options.contenders or list(TOOLS)
         for name in options.workloads:
             found = compare(name, tools, options.device, rounds, not options.no_memory)
-            figures.setdefault("peers", {})[name] = found | where
+            add(figures, "peers", {name: found | where})
             _save(figures, options.json)  # what is measured stays if a later workload is stopped
     elif options.part == "monitor":
         from benchmarking.monitoring import captured_steps, other_steps, writing
@@ -87,25 +92,22 @@ def _measure(options: argparse.Namespace, figures: dict[str, Any]) -> None:
         steps = captured_steps(options.workloads, options.device, rounds)
         seconds, megabytes = writing()
         found = {"steps": steps, "other_us": other_steps()}
-        figures["monitor"] = found | {"write_s": seconds, "write_mb": megabytes} | where
+        add(figures, "monitor", found | {"write_s": seconds, "write_mb": megabytes} | where)
     elif options.part == "fit":
         from benchmarking.fits import EXPERIMENTS, whole_fits
 
         names = options.experiments or EXPERIMENTS
-        rows = figures.get("fit", {}).get("rows", [])
-        kept = [row for row in rows if row["experiment"] not in names]
-        rows = kept + whole_fits(names, rounds, options.epochs)
-        figures["fit"] = {"rows": rows} | where
+        add(figures, "fit", {"rows": whole_fits(names, rounds, options.epochs)} | where)
     elif options.part == "profile":
         from benchmarking.profiling import profiles
 
         for name in options.workloads:
-            found = profiles(name, options.device, rounds)
-            figures.setdefault("profile", {})[name] = found | where
+            add(figures, "profile", {name: profiles(name, options.device, rounds) | where})
     else:
         from benchmarking.scaling import scaling
 
-        figures["scaling"] = scaling(options.device, rounds, not options.no_memory) | where
+        found = scaling(options.device, rounds, not options.no_memory)
+        add(figures, "scaling", found | where)
 
 
 def _save(figures: dict[str, Any], path: Path | None) -> None:
@@ -121,7 +123,45 @@ def _part(figures: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     return {options.part: figures[options.part]}
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _checked(options: argparse.Namespace) -> dict[str, Any]:
+    """Refuse what cannot be measured or written, before any of it is.
+
+    Returns:
+        The figures that the file has.
+    """
+    part, file = options.part, options.json
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda needs a CUDA device, and PyTorch finds none here")
+    _check_names("--workloads", options.workloads, MAKERS, f"MAKERS of {FOLDER}/workloads.py")
+    _check_names("--contenders", options.contenders, TOOLS, f"TOOLS of {FOLDER}/contenders.py")
+    configs = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+    _check_names("--experiments", options.experiments, configs, "the files in configs/")
+    for name in ("rounds", "threads", "epochs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+    there = file is not None and file.exists()
+    if part == "report" and not there:
+        raise ValueError("report needs --json with a file of figures")
+    figures = read(file) if there else {}
+    if options.figure and part != "scaling" and "scaling" not in figures:
+        raise ValueError("--figure draws the part scaling, of which there is none")
+    for path in (None if part == "report" else file, options.markdown, options.figure):
+        if path is not None:
+            check_writable(path)
+    return figures
+
+
+def _check_names(
+    option: str, given: Sequence[str] | None, valid: Iterable[str], where: str
+) -> None:
+    names = list(valid)
+    for name in given or ():
+        if name not in names:
+            raise ValueError(f"{option}: {name!r} is not among {where}; {nearest(name, names)}")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -130,17 +170,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--workloads",
         nargs="+",
-        choices=MAKERS,
         default=list(DEFAULT),
         metavar="NAME",
-        help=f"of {', '.join(MAKERS)}; {', '.join(DEFAULT)} by default",
+        help=f"of {', '.join(MAKERS)}; {', '.join(DEFAULT)} by default; a new one is a function "
+        f"named in MAKERS of {FOLDER}/workloads.py",
     )
     parser.add_argument(
         "--contenders",
         nargs="+",
-        choices=TOOLS,
         metavar="TOOL",
-        help=f"of {', '.join(TOOLS)}; all by default",
+        help=f"of {', '.join(TOOLS)}; all by default; a new one is a class named in TOOLS of "
+        f"{FOLDER}/contenders.py",
     )
     counts = ", ".join(f"{part} {count}" for part, count in ROUNDS.items())
     parser.add_argument("--rounds", type=int, help=f"rounds that count; by default {counts}")
@@ -151,18 +191,16 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--experiments", nargs="+", metavar="NAME", help="of fit: files in configs/"
     )
-    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument(
+        "--no-memory",
+        action="store_true",
+        help="leave peak memory out, for which every tool and result starts a process: seconds "
+        "each, and minutes in all, whatever the workload",
+    )
     parser.add_argument("--json", type=Path, help="file of figures, read if it exists, and written")
     parser.add_argument("--markdown", type=Path, help="page to write the tables into")
     parser.add_argument("--figure", type=Path, help="PNG to draw the scaling curves into")
-    options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda needs a CUDA device, and PyTorch finds none here")
-    if options.part == "report" and not (options.json and options.json.exists()):
-        parser.error("report needs --json with a file of figures")
-    if options.rounds is not None and options.rounds < 1:
-        parser.error(f"--rounds must be at least 1, got {options.rounds}")
-    return options
+    return parser
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ gradient, Σ_i c_i = ∂L/∂θ. Results, all parameters together:
 - ``gram``: c_i · c_k, shape (N, N);
 - ``columns``: Σ_i c_ij² of each scalar j, in the order of ``parameters()``, shape (P,);
 - ``gradient norms``, ``gradient sums``: of each parameter's batch gradient, shape (L,).
+
+A tool is added by a class that derives from :class:`Contender`, named in ``TOOLS``.
 """
 
 from __future__ import annotations
@@ -47,11 +49,13 @@ class Contender(ABC):
 
     Attributes:
         gives: The kinds of results that the tool has.
-        package: What has to be installed for it.
+        tells: What it finds besides, of the batch's gradient.
+        package: The distribution that has to be installed for it.
         lingers: Whether what runs after it is slower for a while.
     """
 
     gives: ClassVar[tuple[str, ...]]
+    tells: ClassVar[tuple[str, ...]] = ()
     package: ClassVar[str] = "torch"
     lingers: ClassVar[bool] = False
 
@@ -96,6 +100,7 @@ class Jacoscope(Contender):
         parameters: Names of the parameters to watch; all by default.
     """
 
+    package = "jacoscope"
     gives = ("norms", "norms + Gram", "norms + columns", "all three")
     names: ClassVar = {"norms": "row_sq_norms", "gram": "gram", "columns": "column_sq_norms"}
 
@@ -238,7 +243,7 @@ class OpacusGhost(Contender):
 class BackPACK(Contender):
     """BackPACK's extensions that make no rows: norms, and columns (sums of squares)."""
 
-    package = "backpack"
+    package = "backpack-for-pytorch"
     gives = ("norms", "norms + columns")
 
     def __init__(self, workload: Workload, want: str) -> None:
@@ -276,7 +281,7 @@ class BackPACK(Contender):
 class BackPACKRows(Materialised):
     """BackPACK's ``BatchGrad``: all rows."""
 
-    package = "backpack"
+    package = "backpack-for-pytorch"
 
     def __init__(self, workload: Workload, want: str) -> None:
         super().__init__(workload, want)
@@ -359,6 +364,7 @@ class Histograms(Contender):
     # long.
     lingers = True
     gives = ("batch gradient",)
+    tells = ("gradient sums",)
 
     def __init__(self, workload: Workload, want: str) -> None:
         super().__init__(workload, want)
@@ -391,6 +397,7 @@ class GradNorm(Contender):
 
     package = "lightning"
     gives = ("batch gradient",)
+    tells = ("gradient norms",)
 
     def __init__(self, workload: Workload, want: str) -> None:
         super().__init__(workload, want)

@@ -64,7 +64,9 @@ def captured_steps(names: Sequence[str], device: str, rounds: int) -> dict[str, 
             "about": workload.about,
             "scalars": workload.scalars,
             "plain_ms": 1e3 * statistics.median(plain_times),
+            "plain_seconds": plain_times,
             "ratios": {label: statistics.median(each) for label, each in ratios.items()},
+            "rounds": ratios,
         }
     return rows
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from benchmarking.checking import Reference
 from benchmarking.contenders import TOOLS, WANTS, Contender, Plain
 from benchmarking.growth import growth
-from benchmarking.rounds import Label, Timing, in_turn, products, reason, seconds
+from benchmarking.rounds import Label, Timing, frozen, in_turn, products, reason, seconds
 from benchmarking.workloads import Workload, make
 
 __all__ = ["compare"]
@@ -37,13 +38,17 @@ def compare(
     plain_seconds, timings = in_turn(plain, contenders, device, rounds, name)
     failures |= {label: timing.failure for label, timing in timings.items() if timing.failure}
     able = {label: each for label, each in contenders.items() if label not in failures}
-    errors = _errors(workload, able, device)
+    with frozen():
+        errors, unchecked = _errors(workload, able, device)
+    failures |= unchecked
     plain_work = products(plain.run)
+    versions = {tool: _version(TOOLS[tool].package) for tool in tools}
     entries = []
     for tool, want in _labels(tools):
         label = tool, want
         entry: dict[str, Any] = {"tool": tool, "want": want, "failure": failures.get(label)}
-        if label in able:
+        entry["version"] = versions[tool]
+        if label in errors:
             entry |= _figures(timings[label], plain_seconds) | {"error": errors[label]}
             entry["products"] = _work(able[label]) / plain_work
         entries.append(entry)
@@ -55,6 +60,7 @@ def compare(
         "scalars": workload.scalars,
         "rounds": rounds,
         "plain_ms": 1e3 * statistics.median(plain_seconds),
+        "plain_seconds": plain_seconds,
         "plain_products": plain_work,
         "entries": entries,
     }
@@ -82,22 +88,37 @@ def _built(
 
 def _errors(
     workload: Workload, contenders: Mapping[Label, Contender], device: str
-) -> dict[Label, float]:
-    """Each contender's largest relative error against plain autograd, sample by sample."""
+) -> tuple[dict[Label, float], dict[Label, str]]:
+    """Largest relative errors against plain autograd, and why others cannot be compared with it."""
     print(f"{workload.name}: checking the results", file=sys.stderr, flush=True)
     reference = Reference(workload)
-    errors = {}
+    errors: dict[Label, float] = {}
+    failures: dict[Label, str] = {}
     for label, contender in contenders.items():
-        seconds(contender, device)
-        errors[label] = reference.error(contender.found(), contender.gradient())
-        contender.clear()
-    return errors
+        try:
+            seconds(contender, device)
+            needed = (*contender.wants, *contender.tells)
+            errors[label] = reference.error(contender.found(), contender.gradient(), needed)
+            contender.clear()
+        except Exception as error:  # a result that cannot be read is a row of the table
+            failures[label] = reason(error)
+    return errors, failures
 
 
 def _figures(timing: Timing, plain_seconds: Sequence[float]) -> dict[str, Any]:
     low, high = timing.quartiles
     first = timing.first / statistics.median(plain_seconds)
-    return {"ratio": timing.ratio, "low": low, "high": high, "first": first}
+    figures = {"ratio": timing.ratio, "low": low, "high": high, "first": first}
+    rounds = {"rounds": len(timing.ratios), "ratios": timing.ratios, "seconds": timing.seconds}
+    return figures | rounds
+
+
+def _version(package: str) -> str | None:
+    """A distribution with its version, ``None`` where it is not installed."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return None
 
 
 def _work(contender: Contender) -> float:

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarking.by_hand import ByHand
 from benchmarking.contenders import OURS, TOOLS, WANTS, Contender, Plain
-from benchmarking.rounds import WARM_UP, seconds
+from benchmarking.rounds import WARM_UP, frozen, seconds
 from benchmarking.workloads import Workload, make
 
 __all__ = ["profiles"]
@@ -41,6 +41,11 @@ def profiles(name: str, device: str, runs: int) -> dict[str, Any]:
         By what is wanted: the operators' times, and the extra time of all operators together; on
         a processor also which part of the plain run's time the parts of a capture take.
     """
+    with frozen():
+        return _profiles(name, device, runs)
+
+
+def _profiles(name: str, device: str, runs: int) -> dict[str, Any]:
     workload = make(name, device)
     uncaptured = Plain(workload, "batch gradient")
     plain = _operators(uncaptured, device, runs)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from benchmarking.checking import TOLERANCE
-from benchmarking.contenders import OURS, TOOLS, WANTS
+from benchmarking.contenders import OURS, WANTS
+from benchmarking.figures import with_machine
 
 __all__ = ["BOUNDS", "machine", "render", "write"]
 
@@ -96,15 +97,17 @@ def _peers(figures: Mapping[str, Any]) -> str:
         title += f"backward {_ms(each['plain_ms'])}, {each['rounds']} rounds; {each['machine']}\n"
         rows = [_row(tool, entries) for tool in tools]
         columns = ["", *_PER_SAMPLE, "largest error"]
-        blocks.append(f"{title}\n{_table(columns, rows)}\n{_failures(each['entries'])}".strip())
+        notes = "".join(f"- {note}\n" for note in (*_failures(each["entries"]), *_others(each)))
+        blocks.append(f"{title}\n{_table(columns, rows)}\n{notes}".strip())
     return "\n\n".join([*blocks, _batch_tools(figures)])
 
 
 def _row(tool: str, entries: Mapping[tuple[str, str], Mapping[str, Any]]) -> list[str]:
     mine = [entries.get((tool, want)) for want in _PER_SAMPLE]
     errors = [each["error"] for each in mine if each is not None and each["failure"] is None]
-    error = f"{max(errors):.0e}" if errors else ""
-    if errors and not max(errors) <= TOLERANCE:
+    largest = max(errors, key=lambda error: math.inf if math.isnan(error) else error, default=0.0)
+    error = f"{largest:.0e}" if errors else ""
+    if not largest <= TOLERANCE:
         error = f"**wrong: {error}**"
     name = f"**{tool}**" if tool == OURS else tool
     return [name, *(_cell(each) for each in mine), error]
@@ -121,32 +124,58 @@ def _cell(entry: Mapping[str, Any] | None) -> str:
     return f"{entry['ratio']:.2f} · {max(entry['memory'], 0) / 2**20:.0f} MiB"
 
 
-def _failures(entries: Sequence[Mapping[str, Any]]) -> str:
+def _failures(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Why tools could not run, once for each tool and reason."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for entry in entries:
         if entry["failure"] is not None:
-            reasons.setdefault(f"{entry['tool']}: {entry['failure']}", []).append(entry["want"])
-    lines = [
-        f"- {reason}"
-        if len(wants) == len(TOOLS[reason.partition(":")[0]].gives)
-        else f"- {reason} ({', '.join(wants)})"
-        for reason, wants in reasons.items()
-    ]
-    return "\n".join(lines)
+            reasons.setdefault((entry["tool"], entry["failure"]), []).append(entry["want"])
+    for (tool, reason), wants in reasons.items():
+        all_of_it = len(wants) == sum(entry["tool"] == tool for entry in entries)
+        yield f"{tool}: {reason}" if all_of_it else f"{tool}: {reason} ({', '.join(wants)})"
+
+
+def _others(each: Mapping[str, Any]) -> Iterator[str]:
+    """Results of other rounds, or of another machine, than the title says; the tools' versions."""
+    able = [entry for entry in each["entries"] if entry["failure"] is None]
+    for key, text in (("rounds", "{} rounds"), ("machine", "on {}")):
+        groups: dict[Any, list[Mapping[str, Any]]] = {}
+        for entry in able:
+            groups.setdefault(entry.get(key, each[key]), []).append(entry)
+        groups.pop(each[key], None)
+        for value, mine in groups.items():
+            yield f"{text.format(value)}: {_whose(mine, able)}"
+    versions = dict.fromkeys(e["version"] for e in able if e.get("version") is not None)
+    told = [name for name in versions if not name.startswith("torch ")]  # the machine has PyTorch's
+    if told:
+        yield f"versions: {', '.join(told)}"
+
+
+def _whose(mine: Sequence[Mapping[str, Any]], entries: Sequence[Mapping[str, Any]]) -> str:
+    """Tools, with what was asked of them where that is not all they give."""
+    names = []
+    for tool in dict.fromkeys(entry["tool"] for entry in mine):
+        wants = [entry["want"] for entry in mine if entry["tool"] == tool]
+        all_of_it = len(wants) == sum(entry["tool"] == tool for entry in entries)
+        names.append(tool if all_of_it else f"{tool} ({', '.join(wants)})")
+    return ", ".join(names)
+
+
+def _machines(each: Iterable[Mapping[str, Any]]) -> str:
+    """The machines that figures are of, in the order of the figures."""
+    return "; ".join(dict.fromkeys(one["machine"] for one in each))
 
 
 def _batch_tools(figures: Mapping[str, Any]) -> str:
     """Tools of another result, and the plain run against itself, which shows the noise."""
-    tools = [tool for tool, kind in TOOLS.items() if kind.gives == ("batch gradient",)]
-    rows = []
-    for tool in tools:
-        cells = []
-        for each in figures.values():
-            found = [entry for entry in each["entries"] if entry["tool"] == tool]
-            cells.append(_cell(found[0] if found else None))
-        if any(cell != "–" for cell in cells):
-            rows.append([tool, *cells])
+    found = {
+        (entry["tool"], name): entry
+        for name, each in figures.items()
+        for entry in each["entries"]
+        if not WANTS[entry["want"]]
+    }
+    tools = list(dict.fromkeys(tool for tool, _ in found))
+    rows = [[tool, *(_cell(found.get((tool, name))) for name in figures)] for tool in tools]
     if not rows:
         return ""
     return "Of the batch's gradient alone, no samples:\n\n" + _table(["", *figures], rows)
@@ -155,20 +184,27 @@ def _batch_tools(figures: Mapping[str, Any]) -> str:
 def _bounds(figures: Mapping[str, Any]) -> str:
     """What is aimed at, what is measured, what the arithmetic alone would be, the best peer."""
     columns = ["", "result", "aim", "measured (quartiles)", "arithmetic", "best peer", "reached"]
-    rows = [row for name, each in figures.items() for row in _bound_rows(name, each["entries"])]
+    rows = [row for name, each in figures.items() for row in _bound_rows(name, each)]
     return _table(columns, rows)
 
 
-def _bound_rows(name: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+def _bound_rows(name: str, each: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Rows of a workload; tools that were measured on another machine are no peers."""
+    entries = [with_machine(entry, each) for entry in each["entries"]]
     for want in _PER_SAMPLE:
         able = [e for e in entries if e["want"] == want and e["failure"] is None]
         ours = next((entry for entry in able if entry["tool"] == OURS), None)
         if ours is None:
             continue
-        peers = [e for e in able if e["tool"] != OURS and e["error"] <= TOLERANCE]
+        right = [e for e in able if e["tool"] != OURS and e["error"] <= TOLERANCE]
+        peers = [e for e in right if e["machine"] == ours["machine"]]
         best = min(peers, key=lambda entry: float(entry["ratio"]), default=None)
         aim = BOUNDS.get(name, {}).get(want)
-        met = [aim is None or ours["ratio"] <= aim, best is None or ours["ratio"] < best["ratio"]]
+        faults = {
+            "the result is wrong": not ours["error"] <= TOLERANCE,
+            "above the aim": aim is not None and ours["ratio"] > aim,
+            "a peer is cheaper": best is not None and ours["ratio"] >= best["ratio"],
+        }
         yield [
             name,
             want,
@@ -176,7 +212,7 @@ def _bound_rows(name: str, entries: Sequence[Mapping[str, Any]]) -> Iterator[lis
             f"{ours['ratio']:.2f} ({ours['low']:.2f} to {ours['high']:.2f})",
             _number(ours["products"]),
             "none" if best is None else f"{best['ratio']:.2f} ({best['tool']})",
-            _verdict(*met),
+            _verdict(faults),
         ]
 
 
@@ -187,14 +223,9 @@ def _ms(milliseconds: float) -> str:
     return f"{milliseconds:.1f} ms" if milliseconds >= 1 else f"{milliseconds:.2f} ms"
 
 
-def _verdict(below_aim: bool, below_peer: bool) -> str:
-    if below_aim and below_peer:
-        return "yes"
-    return "no: " + " and ".join(
-        text
-        for text, met in (("above the aim", below_aim), ("a peer is cheaper", below_peer))
-        if not met
-    )
+def _verdict(faults: Mapping[str, bool]) -> str:
+    told = [text for text, holds in faults.items() if holds]
+    return f"no: {' and '.join(told)}" if told else "yes"
 
 
 def _number(value: float) -> str:
@@ -203,18 +234,19 @@ def _number(value: float) -> str:
 
 def _monitor(figures: Mapping[str, Any]) -> str:
     steps = figures["steps"]
-    labels = list(next(iter(steps.values()))["ratios"])
+    labels = list(dict.fromkeys(label for each in steps.values() for label in each["ratios"]))
     rows = [
         [
             f"{each['about']}",
             f"{each['scalars']:,}",
             f"{_ms(each['plain_ms'])}",
-            *(f"{each['ratios'][label]:.2f}" for label in labels),
+            *(f"{each['ratios'].get(label, math.nan):.2f}" for label in labels),
         ]
         for each in steps.values()
     ]
+    machines = _machines(with_machine(each, figures) for each in steps.values())
     return (
-        f"*{figures['machine']}*\n\n{_table(['', 'weights', 'plain step', *labels], rows)}\n"
+        f"*{machines}*\n\n{_table(['', 'weights', 'plain step', *labels], rows)}\n"
         f"A step that is not captured: {figures['other_us']:.2f} µs of the callback's own. "
         f"Writing 200 layers × 2000 steps × 6 quantities: {figures['write_s']:.2f} s, "
         f"{figures['write_mb']:.1f} MB.\n"
@@ -236,7 +268,8 @@ def _fit(figures: Mapping[str, Any]) -> str:
             ]
         )
     columns = ["", "watched", "without", "ratio (rounds)", "of processor time"]
-    return f"*{figures['machine']}*\n\n{_table(columns, rows)}"
+    machines = _machines(with_machine(each, figures) for each in figures["rows"])
+    return f"*{machines}*\n\n{_table(columns, rows)}"
 
 
 def _scaling(figures: Mapping[str, Any]) -> str:
@@ -299,11 +332,10 @@ def _profile(figures: Mapping[str, Any]) -> str:
                 if captured - plain > 0.01 * found["plain_ms"]
             )
             rows.append([name, want, *_parts(found), total, ", ".join(grown)])
-    first = next(iter(figures.values()))
     hands = [
         f"Hooks on the graph that are written out for the {name} alone, with the same norms and "
         f"the same comparison, and find nothing out by themselves, add {each['by_hand']:.0%}."
         for name, each in figures.items()
         if "by_hand" in each
     ]
-    return "\n\n".join([f"*{first['machine']}*", _table(columns, rows), *hands])
+    return "\n\n".join([f"*{_machines(figures.values())}*", _table(columns, rows), *hands])

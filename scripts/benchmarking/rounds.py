@@ -7,7 +7,8 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarking.contenders import Contender
 
-__all__ = ["WARM_UP", "Label", "Timing", "in_turn", "products", "reason", "seconds"]
+__all__ = ["WARM_UP", "Label", "Timing", "frozen", "in_turn", "products", "reason", "seconds"]
 
 WARM_UP = 2
 _SLOW = 10
@@ -76,36 +77,68 @@ def in_turn(
         title: What progress is shown under.
 
     Returns:
-        Seconds of the plain runs, and each contender's timing.
+        Seconds of the plain runs, those beside slow contenders only if there are no others, and
+        each contender's timing.
     """
     timings = {label: Timing() for label in contenders}
-    gc.collect()
-    gc.freeze()  # what is there already is not gone through again
-    _show(f"{title}: first runs")
-    for label, timing in timings.items():
-        _take_turn(contenders[label], timing, device, None)
-    plain_seconds = [seconds(plain, device) for _ in range(WARM_UP)]
-    most = _SLOW * plain_seconds[-1]
-    slow = [
-        label
-        for label, timing in timings.items()
-        if _again(contenders[label], timing, device) > most or contenders[label].lingers
-    ]
-    quick = [label for label in timings if label not in slow]
-    plain_seconds = []
-    for labels, count, twice in ((quick, rounds, True), (slow, min(rounds, _FEW), False)):
-        for index in range(WARM_UP + count) if labels else ():
-            _show(f"{title}: round {index + 1 - WARM_UP} of {count}")
-            plain_time = seconds(plain, device, twice=True)
-            if index >= WARM_UP and labels is quick:
-                plain_seconds.append(plain_time)
-            for label in labels:
-                if timings[label].failure is None:
-                    counts = plain_time if index >= WARM_UP else None
-                    _take_turn(contenders[label], timings[label], device, counts, twice=twice)
-    gc.unfreeze()
+    with frozen():
+        _show(f"{title}: first runs")
+        for label, timing in timings.items():
+            _take_turn(contenders[label], timing, device, None)
+        plain_seconds = [seconds(plain, device) for _ in range(WARM_UP)]
+        most = _SLOW * plain_seconds[-1]
+        slow = [
+            label
+            for label, timing in timings.items()
+            if _again(contenders[label], timing, device) > most or contenders[label].lingers
+        ]
+        quick = [label for label in timings if label not in slow]
+        plain_seconds = []
+        if quick or not slow:  # the plain run is timed even if nobody else is
+            turns = {label: contenders[label] for label in quick}
+            plain_seconds = _rounds(plain, turns, timings, device, rounds, title, twice=True)
+        if slow:
+            turns = {label: contenders[label] for label in slow}
+            few = min(rounds, _FEW)
+            beside = _rounds(plain, turns, timings, device, few, title, twice=False)
+            plain_seconds = plain_seconds or beside
     _show("")
     return plain_seconds, timings
+
+
+def _rounds(
+    plain: Contender,
+    contenders: Mapping[Label, Contender],
+    timings: Mapping[Label, Timing],
+    device: str,
+    count: int,
+    title: str,
+    *,
+    twice: bool,
+) -> list[float]:
+    """Rounds of the plain run and some contenders; returns the plain runs' seconds."""
+    plain_seconds = []
+    for index in range(-WARM_UP, count):
+        _show(f"{title}: round {index + 1} of {count}")
+        plain_time = seconds(plain, device, twice=True)
+        if index >= 0:
+            plain_seconds.append(plain_time)
+        for label, contender in contenders.items():
+            if timings[label].failure is None:
+                counts = plain_time if index >= 0 else None
+                _take_turn(contender, timings[label], device, counts, twice=twice)
+    return plain_seconds
+
+
+@contextmanager
+def frozen() -> Iterator[None]:
+    """What is there already is not gone through again when garbage is collected."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _again(contender: Contender, timing: Timing, device: str) -> float:

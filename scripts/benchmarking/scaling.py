@@ -130,6 +130,7 @@ def _points(sweep: Sweep, value: int, device: str, rounds: int) -> Iterator[dict
         work = products(contender.run)
         low, high = timing.quartiles
         point |= {"ratio": timing.ratio, "low": low, "high": high, "products": work / plain_work}
+        point["ratios"] = timing.ratios
         yield point | {"rate": work / statistics.median(timing.seconds)}
 
 

@@ -1,5 +1,7 @@
 """Models with a batch and a loss, for all contenders alike.
 
+A workload is added by a function from a device to a :class:`Workload`, named in ``MAKERS``.
+
 Shapes: N samples, T positions, V tokens in the vocabulary.
 """
 
@@ -144,7 +146,10 @@ def large_gpt(device: str, blocks: int | None = None, samples: int | None = None
 
 
 def tiny(device: str) -> Workload:
-    """A fully connected network that takes no time, to try the script."""
+    """A fully connected network to try the script with ``--no-memory``.
+
+    Its runs take no time, but memory takes a process for each tool and result all the same.
+    """
     return mlp(device, samples=8, width=6, inputs=5)
 
 
@@ -153,7 +158,6 @@ def tied_gpt(device: str) -> Workload:
     return gpt(device, tied=True)
 
 
-# A workload is added by a function from a device to a Workload, named here.
 MAKERS: dict[str, Callable[..., Workload]] = {
     "MLP": mlp,
     "CNN": cnn,
