@@ -112,3 +112,9 @@ def test_a_tied_parameter_that_is_missing_says_why_by_each_name() -> None:
     assert "b.weight" not in jacobians
     with pytest.raises(KeyError, match=r"'b\.weight' is missing: "):
         jacobians["b.weight"]
+
+
+def test_where_nothing_is_watched_no_share_is_given() -> None:
+    jacobians = capture(Tied(), parameters=[])
+    assert repr(jacobians) == "Jacobians(0 parameters, 0 missing, nothing was watched)"
+    assert repr(capture(Tied())) == "Jacobians(1 parameters, 0 missing, 100.0% of scalars)"

@@ -164,7 +164,12 @@ class Jacobians(Mapping[str, ParameterJacobian]):
         return isinstance(name, str) and self.first_names.get(name, name) in self._found
 
     def __repr__(self) -> str:
-        covered = f"{self.coverage:.1%} of scalars" if self._is_filled else "not filled yet"
+        if not self._is_filled:
+            covered = "not filled yet"
+        elif not self._found and not self.missing:
+            covered = "nothing was watched"
+        else:
+            covered = f"{self.coverage:.1%} of scalars"
         return f"Jacobians({len(self)} parameters, {len(self.missing)} missing, {covered})"
 
     def fill(
