@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from jacoscope.capturing import chosen_parameters, first_names
 from jacoscope.errors import ConfigError, nearest
 from jacoscope.probing._cotangents import cotangents
 from jacoscope.probing._errors import refuse_complex
@@ -38,7 +39,7 @@ def output_jacobian(
     model: nn.Module,
     inputs: Any,
     *,
-    parameters: Iterable[str] | None = None,
+    parameters: str | Iterable[str] | None = None,
     mode: Literal["eval", "train"] = "eval",
     method: str = "forward",
     output: str | None = None,
@@ -60,7 +61,8 @@ def output_jacobian(
         model: The model.
         inputs: What its forward takes: a tensor (N, …), a tuple of positional arguments, or a
             mapping of keyword arguments.
-        parameters: Names of the parameters θ; by default all of floating point.
+        parameters: A name or names of the parameters θ, a tied one's any; by default all of
+            floating point that have elements.
         mode: Mode that the model is put into: ``eval``, or ``train`` to leave each of its modules
             in the mode that it is in.
         method: The method that maps inputs to outputs.
@@ -76,7 +78,8 @@ def output_jacobian(
 
     Raises:
         ProbeError: If the model cannot be called so, or gives no output per sample.
-        ValueError: If a name is not one of the model's parameters.
+        ValueError: If a name is not one of the model's parameters, or the parameter has no
+            elements or is not of floating point.
 
     Example:
         >>> import torch
@@ -110,7 +113,7 @@ def neural_tangent_kernel(
     model: nn.Module,
     inputs: Any,
     *,
-    parameters: Iterable[str] | None = None,
+    parameters: str | Iterable[str] | None = None,
     mode: Literal["eval", "train"] = "eval",
     method: str = "forward",
     output: str | None = None,
@@ -128,7 +131,8 @@ def neural_tangent_kernel(
     Args:
         model: The model.
         inputs: What its forward takes; see :func:`output_jacobian`.
-        parameters: Names of the parameters θ; by default all of floating point.
+        parameters: A name or names of the parameters θ, a tied one's any; by default all of
+            floating point that have elements.
         mode: Mode that the model is put into: ``eval``, or ``train`` to leave it as it is.
         method: The method that maps inputs to outputs.
         output: Path of the output in what the model returns.
@@ -140,7 +144,8 @@ def neural_tangent_kernel(
 
     Raises:
         ProbeError: If the model cannot be called so, or gives no output per sample.
-        ValueError: If a name is not one of the model's parameters.
+        ValueError: If a name is not one of the model's parameters, or the parameter has no
+            elements or is not of floating point.
 
     Example:
         >>> import torch
@@ -168,6 +173,7 @@ def neural_tangent_kernel(
         made.missing,
         rows.method,
         rows.fallback,
+        first_names(function.module),
     )
 
 
@@ -261,7 +267,7 @@ def layer_jacobian(
 
     Raises:
         ProbeError: If one of them does not run once, or its output has no samples.
-        ConfigError: If the model has no module of that name.
+        ConfigError: If the model has no module of that name; it is a ``ValueError`` too.
 
     Example:
         >>> import torch
@@ -321,16 +327,13 @@ def _function(model: nn.Module, inputs: Any, method: str, output: str | None) ->
     return ModelFunction(model, args, kwargs, method=method, output=output)
 
 
-def _names(function: ModelFunction, parameters: Iterable[str] | None) -> list[str]:
-    known = {name: p for name, p in function.parameters.items() if p.is_floating_point()}
+def _names(function: ModelFunction, parameters: str | Iterable[str] | None) -> list[str]:
     if parameters is None:
         refuse_complex(dict(function.module.named_parameters()))
-        return list(known)
-    names = [parameters] if isinstance(parameters, str) else list(dict.fromkeys(parameters))
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"parameters has {name!r}, which is not a floating-point parameter of the model; "
-                f"{nearest(name, known)}"
-            )
-    return names
+    return list(chosen_parameters(function.module, parameters, _flaw))
+
+
+def _flaw(parameter: Tensor) -> str | None:
+    if not parameter.is_floating_point():
+        return "is not of floating point"
+    return None if parameter.numel() else "has no elements"
