@@ -30,6 +30,27 @@ def test_links_in_the_documents_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
+def test_the_layout_in_contributing_is_that_of_the_tree() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "jacoscope"
+    inside, beside = re.findall(r"\| place \| job \|\n\|---\|---\|\n((?:\|.*\n)+)", page)
+    named = [name for row in inside.splitlines() for name in _names(row.split("|")[1])]
+    assert [name for name in named if not (package / name).exists()] == []
+    assert len(set(named)) == len(named)
+    there = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in package.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert there - {"__init__.py"} - set(named) == set()
+    for name in [*_names(beside), *re.findall(r"`((?:tests|scripts|docs|configs)/[\w./]*)`", page)]:
+        assert (ROOT / name).exists(), name
+
+
+def _names(cell: str) -> list[str]:
+    return re.findall(r"`([\w./]+(?:/|\.py))`", cell)
+
+
 def test_every_config_is_in_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in (ROOT / "configs").rglob("*.yaml"):
