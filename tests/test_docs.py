@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import jacoscope
 from jacoscope import read_run
 
 ROOT = Path(__file__).parents[1]
@@ -91,10 +93,17 @@ def test_the_page_on_loops_runs_as_written(tmp_path: Path, monkeypatch: pytest.M
         assert len(read_run("runs/trainer/jacoscope/version_0")["sample_grad_norm"]) == 8
 
 
+@pytest.mark.parametrize("name", jacoscope.__all__)
+def test_a_public_function_says_what_it_returns(name: str) -> None:
+    public = getattr(jacoscope, name)
+    if not inspect.isfunction(public):
+        return
+    says = inspect.getdoc(public) or ""
+    assert "Returns:" in says or "Yields:" in says or public.__annotations__["return"] == "None"
+
+
 def test_examples_in_docstrings_run() -> None:
     import doctest
-
-    import jacoscope
 
     names = (
         *("capture", "verify", "Monitor", "output_jacobian", "neural_tangent_kernel"),

@@ -131,6 +131,10 @@ def verify(
         count: How many samples to check, each by one backward.
         memory_budget: Bytes that temporary tensors may take.
 
+    Returns:
+        By parameter the rule, the layout, both errors (relative, without a unit) and the verdict;
+        printing it gives the table.
+
     Raises:
         ValueError: If an argument cannot be used.
 

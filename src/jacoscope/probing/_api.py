@@ -74,7 +74,9 @@ def output_jacobian(
         memory_budget: Bytes that rows may take.
 
     Returns:
-        Norms per sample, and rows on demand.
+        Norms of each sample's ∂f_i/∂θ by parameter, shape (N,), in units of output per unit of
+        parameter; all of it, shape (N, C, *θ), on demand. Where outputs were sketched, norms are
+        estimates.
 
     Raises:
         ProbeError: If the model cannot be called so, or gives no output per sample.
@@ -142,6 +144,11 @@ def neural_tangent_kernel(
         seed: Seed of these.
         memory_budget: Bytes that rows may take.
 
+    Returns:
+        Θ by parameter and as a whole: (N, C, N, C), or (R, R) with R = N·C rows, in squared units
+        of output per squared unit of parameter; its eigenvalues, trace and effective rank, and how
+        it agrees with labels.
+
     Raises:
         ProbeError: If the model cannot be called so, or gives no output per sample.
         ValueError: If a name is not one of the model's parameters, or the parameter has no
@@ -207,6 +214,11 @@ def input_jacobian(
         seed: Seed of these.
         memory_budget: Bytes that rows may take.
 
+    Returns:
+        Norms and singular values of each sample's ∂f_i/∂x_i, shapes (N,) and (N, min(C, D)), in
+        units of output per unit of input; all of it, shape (N, C, *x), on demand. Where outputs
+        were sketched there are no singular values, and norms are unbiased estimates.
+
     Raises:
         ProbeError: If the model cannot be called so, or there is nothing to differentiate by.
 
@@ -264,6 +276,12 @@ def layer_jacobian(
         sketches: Number of random cotangents K where there are more.
         seed: Seed of these.
         memory_budget: Bytes that rows may take.
+
+    Returns:
+        Norms and singular values of each sample's ∂h_b/∂h_a, shapes (N,) and (N, min(C, D)), for
+        C numbers in a sample's h_b and D in its h_a, in units of h_b per unit of h_a; all of it,
+        shape (N, C, *h_a), on demand. Where h_b was sketched there are no singular values, and
+        norms are unbiased estimates.
 
     Raises:
         ProbeError: If one of them does not run once, or its output has no samples.
