@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
 from jacoscope.capturing._arguments import checked, whole_number
@@ -18,6 +17,7 @@ from jacoscope.capturing._jacobians import Jacobians, ParameterJacobian
 from jacoscope.capturing._parameters import first_names, watched_parameters
 from jacoscope.errors import nearest
 from jacoscope.jacobian import DEFAULT_MEMORY_BUDGET, WANTS, Jacobian, measure
+from jacoscope.sharding import are_processes
 
 __all__ = ["capture", "capture_with"]
 
@@ -152,7 +152,7 @@ def capture_with(
         dim=batch_dim,
     )
     try:
-        capturing.attach(compare_grad=not _is_distributed())
+        capturing.attach(compare_grad=not are_processes())
         yield jacobians
     finally:
         capturing.detach()
@@ -172,10 +172,6 @@ def _fill(
         jacobians.layouts = dict(capturing.calibration.plan.described)
         jacobians.coupled = capturing.calibration.plan.coupled
     jacobians.fill(found, watched)
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _checked_wants(want: str | Sequence[str]) -> tuple[str, ...]:

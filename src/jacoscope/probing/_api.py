@@ -13,7 +13,7 @@ from jacoscope.errors import ConfigError, nearest
 from jacoscope.probing._cotangents import cotangents
 from jacoscope.probing._errors import refuse_complex
 from jacoscope.probing._function import ModelFunction
-from jacoscope.probing._isolation import isolated, replica
+from jacoscope.probing._isolation import devices_of, isolated, replica
 from jacoscope.probing._kernel import NeuralTangentKernel
 from jacoscope.probing._output_jacobian import OutputJacobian
 from jacoscope.probing._place_jacobian import PlaceJacobian, place_jacobian
@@ -96,7 +96,7 @@ def output_jacobian(
     copied = _copied(
         model, mode, max_outputs=max_outputs, sketches=sketches, memory_budget=memory_budget
     )
-    with isolated(_devices(copied)):
+    with isolated(devices_of(copied)):
         function = _function(copied, inputs, method, output)
         names = _names(function, parameters)
         rows = rows_of(function, memory_budget)
@@ -165,7 +165,7 @@ def neural_tangent_kernel(
     copied = _copied(
         model, mode, max_outputs=max_outputs, sketches=sketches, memory_budget=memory_budget
     )
-    with isolated(_devices(copied)):
+    with isolated(devices_of(copied)):
         function = _function(copied, inputs, method, output)
         names = _names(function, parameters)
         rows = rows_of(function, memory_budget)
@@ -233,7 +233,7 @@ def input_jacobian(
     copied = _copied(
         model, mode, max_outputs=max_outputs, sketches=sketches, memory_budget=memory_budget
     )
-    with isolated(_devices(copied)):
+    with isolated(devices_of(copied)):
         function = _function(copied, inputs, method, output)
         place, index = function.input_place()
         return place_jacobian(
@@ -305,7 +305,7 @@ def layer_jacobian(
             raise ConfigError(
                 f"the model has no module {name!r}; {nearest(name, modules)}", key=key
             )
-    with isolated(_devices(copied)):
+    with isolated(devices_of(copied)):
         args, kwargs = _arguments(inputs)
         function = ModelFunction(copied, args, kwargs, method=method, target=target)
         return place_jacobian(
@@ -328,10 +328,6 @@ def _copied(model: nn.Module, mode: Literal["eval", "train"], **least_one: int) 
             raise ValueError(f"{name} is {value}, must be {smallest} or more")
     copied = replica(model)
     return copied.eval() if mode == "eval" else copied
-
-
-def _devices(model: nn.Module) -> set[torch.device]:
-    return {parameter.device for parameter in model.parameters()}
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

@@ -15,6 +15,7 @@ from jacoscope.capturing import first_names
 from jacoscope.errors import nearest
 from jacoscope.probing._cotangents import Cotangents
 from jacoscope.probing._isolation import isolated
+from jacoscope.probing._outputs import OfOutputs
 from jacoscope.probing._products import Products
 from jacoscope.probing._rows import Rows
 
@@ -22,7 +23,7 @@ __all__ = ["OutputJacobian", "spectral_norms"]
 
 
 @dataclass(frozen=True, eq=False)
-class OutputJacobian:
+class OutputJacobian(OfOutputs):
     """∂f_i/∂θ of N samples, by parameter: its norms, and its rows when they are asked for.
 
     A tied parameter stands under its first name and is found under each.
@@ -43,39 +44,14 @@ class OutputJacobian:
     memory_budget: int = field(repr=False)
 
     @property
-    def samples(self) -> int:
-        """N."""
-        return self.rows.function.samples
-
-    @property
-    def outputs(self) -> int:
-        """C, the number of outputs per sample."""
-        return self.rows.function.outputs
-
-    @property
     def output_shape(self) -> tuple[int, ...]:
         """The shape that a sample's outputs have in the model."""
         return self.rows.function.output_shape
 
     @property
-    def values(self) -> Tensor:
-        """The outputs f, shape (N, C)."""
-        return self.rows.function.values
-
-    @property
     def is_exact(self) -> bool:
         """Whether every output has a row; if not, norms are estimates."""
         return self.cotangents.is_exact
-
-    @property
-    def method(self) -> str:
-        """``vmap``, or ``loop`` for a model that vmap refuses."""
-        return self.rows.method
-
-    @property
-    def fallback(self) -> str | None:
-        """Why it is a loop, if it is."""
-        return self.rows.fallback
 
     @property
     def names(self) -> tuple[str, ...]:
