@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import jacoscope
 from jacoscope import read_run
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +30,27 @@ def test_links_in_the_documents_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
             if not target.startswith(("http:", "https:")):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_layout_in_contributing_is_that_of_the_tree() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    package = ROOT / "src" / "jacoscope"
+    inside, beside = re.findall(r"\| place \| job \|\n\|---\|---\|\n((?:\|.*\n)+)", page)
+    named = [name for row in inside.splitlines() for name in _names(row.split("|")[1])]
+    assert [name for name in named if not (package / name).exists()] == []
+    assert len(set(named)) == len(named)
+    there = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in package.iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert there - {"__init__.py"} - set(named) == set()
+    for name in [*_names(beside), *re.findall(r"`((?:tests|scripts|docs|configs)/[\w./]*)`", page)]:
+        assert (ROOT / name).exists(), name
+
+
+def _names(cell: str) -> list[str]:
+    return re.findall(r"`([\w./]+(?:/|\.py))`", cell)
 
 
 def test_every_config_is_in_the_readme() -> None:
@@ -70,10 +93,17 @@ def test_the_page_on_loops_runs_as_written(tmp_path: Path, monkeypatch: pytest.M
         assert len(read_run("runs/trainer/jacoscope/version_0")["sample_grad_norm"]) == 8
 
 
+@pytest.mark.parametrize("name", jacoscope.__all__)
+def test_a_public_function_says_what_it_returns(name: str) -> None:
+    public = getattr(jacoscope, name)
+    if not inspect.isfunction(public):
+        return
+    says = inspect.getdoc(public) or ""
+    assert "Returns:" in says or "Yields:" in says or public.__annotations__["return"] == "None"
+
+
 def test_examples_in_docstrings_run() -> None:
     import doctest
-
-    import jacoscope
 
     names = (
         *("capture", "verify", "Monitor", "output_jacobian", "neural_tangent_kernel"),

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import RandomSampler
 
 from helpers import fingerprint
-from jacoscope import MonitorWarning
+from jacoscope import Monitor, MonitorWarning
 from jacoscope.capturing._backward import BackwardCapture
 from jacoscope.capturing._capture import JacobianCapture
 from jacoscope.capturing._passes import is_extra_pass
@@ -209,3 +209,31 @@ def test_a_fault_that_passes_costs_one_step(monkeypatch: Patch, tmp_path: Path) 
     withheld = [sorted(record.withheld) for record in sink.records]
     assert withheld == [[], sorted(PER_SAMPLE), [], []]
     assert [record.headline["sample_coverage"] for record in sink.records] == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("rows", [None, "rows"])
+def test_a_batch_without_samples_is_no_fault(rows: str | None) -> None:
+    """Its samples are withheld; those of the next batch are there."""
+    model, sink = torch.nn.Linear(3, 2), MemorySink()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    config = {
+        "quantities": ["grad_norm", "sample_grad_norm"],
+        "samples": {"rows": rows},
+        "on_error": "raise",
+    }
+    with Monitor(model, config, sinks=[sink]) as monitor:
+        for step, size in enumerate((4, 0, 4)):
+            batch = {"x": torch.ones(size, 3), "rows": torch.arange(size)}
+            monitor.begin_step(step)
+            monitor.begin_batch(batch)
+            optimizer.zero_grad()
+            loss = model(batch["x"]).square().sum()
+            monitor.before_backward(loss)
+            loss.backward()
+            monitor.after_backward()
+            monitor.before_optimizer_step(optimizer)
+            optimizer.step()
+            monitor.end_step()
+    withheld = [record.withheld.get("sample_grad_norm") for record in sink.records]
+    assert withheld == [None, "the batch has no samples", None]
+    assert all("grad_norm" not in record.withheld for record in sink.records)

@@ -72,8 +72,8 @@ def test_a_wrong_rule_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "told"),
     [
         ({}, "give batch_size="),
-        ({"batch_size": 0}, "batch_size must be a positive integer, got 0"),
-        ({"batch_size": 5, "count": 0}, "count must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer of 1 or more, got 0"),
+        ({"batch_size": 5, "count": 0}, "count must be an integer of 1 or more, got 0"),
         ({"batch_size": 5, "parameters": ["0.wieght"]}, "did you mean '0.weight'?"),
         ({"samples": [0.5, 1.0]}, "samples must be one integer per row"),
         ({"samples": [0, -1]}, "integers from 0"),

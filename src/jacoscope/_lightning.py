@@ -15,7 +15,7 @@ from jacoscope.faults import Faults
 from jacoscope.processes import Processes
 from jacoscope.quantities import is_per_sample
 from jacoscope.record import GradientInfo
-from jacoscope.sinks import ScalarSink, Sink, TensorBoardSink
+from jacoscope.sinks import ScalarSink, Sink, TensorBoardSink, new_folder
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -244,10 +244,7 @@ def _metrics_of(logger: Any) -> Any:
 
 def _own_folder(trainer: Trainer) -> str:
     if not trainer.loggers:
-        root = Path(trainer.default_root_dir) / "jacoscope"
-        taken = [p.name.removeprefix("version_") for p in root.glob("version_*")]
-        version = max((int(name) for name in taken if name.isdigit()), default=-1) + 1
-        return str(root / f"version_{version}")
+        return new_folder(trainer.default_root_dir)
     logger: Any = trainer.loggers[0]
     if _is(logger, "CSVLogger"):
         return str(Path(logger.log_dir) / "jacoscope")

@@ -178,6 +178,8 @@ class CapturedSamples:
                 resting=self._resting,
                 needs_of_part=self._needs_of_part,
             )
+            if self._open is None:
+                self.withheld = "the batch has no samples"
             return
         self.withheld = self.withheld or self._faults.reasons[_SUBJECT]
 

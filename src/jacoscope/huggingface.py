@@ -22,7 +22,7 @@ from jacoscope.faults import Faults
 from jacoscope.loss_probe import LossFunction
 from jacoscope.monitor import Monitor
 from jacoscope.record import GradientInfo
-from jacoscope.sinks import Sink, TensorBoardSink
+from jacoscope.sinks import Sink, TensorBoardSink, new_folder
 
 __all__ = ["SensitivityCallback"]
 
@@ -87,7 +87,7 @@ class SensitivityCallback(TrainerCallback):
         faults = Faults(self.config.on_error)
         sinks: list[Sink] = []
         with faults.contain(TensorBoardSink.subject):
-            self.run_dir = self.config.output.directory or _own_folder(args.output_dir)
+            self.run_dir = self.config.output.directory or new_folder(args.output_dir)
             writer = SummaryWriter(self.run_dir)
             sinks.append(
                 TensorBoardSink(writer, self.config.output, owns_writer=True, faults=faults)
@@ -328,10 +328,3 @@ def _without_autocast(model: nn.Module) -> None:
     for each in model.modules():
         if vars(each).pop("_original_forward", None) is not None:
             vars(each).pop("forward", None)
-
-
-def _own_folder(output_dir: str) -> str:
-    root = Path(output_dir) / "jacoscope"
-    taken = [path.name.removeprefix("version_") for path in root.glob("version_*")]
-    version = max((int(name) for name in taken if name.isdigit()), default=-1) + 1
-    return str(root / f"version_{version}")

@@ -24,6 +24,7 @@ from jacoscope.probing import (
     ProbeError,
     allocate,
     compare,
+    devices_of,
     first_samples,
 )
 
@@ -164,7 +165,7 @@ def _display(row: str) -> str:
 
 def _loss(model: nn.Module, loss: LossFunction, batch: Any, seed: int) -> Loss:
     """The loss as a function of the parameters, its random numbers fixed by the seed."""
-    _seed(seed, {parameter.device for parameter in model.parameters()})
+    _seed(seed, devices_of(model))
     # A training step may change its batch in place.
     return Loss(model, lambda copied: loss(copied, first_samples(batch, 0, 0)))
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from jacoscope.probe_plan import WRAPPERS, clean_name
 from jacoscope.probing import replica
 
-__all__ = ["copy_of", "devices_of", "dtype_of", "lift", "lifted", "modes_of", "points_of"]
+__all__ = ["copy_of", "dtype_of", "lift", "lifted", "modes_of", "points_of"]
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -73,11 +73,6 @@ def lift(model: nn.Module, batch: Any) -> Any:
 
 def _mapped(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return tree_map(lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, batch)
-
-
-def devices_of(model: nn.Module) -> set[torch.device]:
-    """The devices that a model is on."""
-    return {parameter.device for parameter in model.parameters()}
 
 
 def dtype_of(model: nn.Module) -> npt.DTypeLike:

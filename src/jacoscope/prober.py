@@ -18,7 +18,7 @@ from jacoscope.faults import Faults
 from jacoscope.loss_probe import LossFunction, RunningAllocation, probe_step
 from jacoscope.memory import ProbeThrift
 from jacoscope.output_probe import Findings, OutputProbe
-from jacoscope.probe_copies import copy_of, devices_of, dtype_of, lift, lifted, modes_of, points_of
+from jacoscope.probe_copies import copy_of, dtype_of, lift, lifted, modes_of, points_of
 from jacoscope.probe_faults import ProbeFaults
 from jacoscope.probe_plan import ProbePlan
 from jacoscope.probe_record import ProbeRecord
@@ -26,11 +26,13 @@ from jacoscope.probe_session import ProbeSession
 from jacoscope.probing import (
     NeuralTangentKernel,
     ProbeError,
+    devices_of,
     first_samples,
     isolated,
     targets_of,
 )
 from jacoscope.quantities import PROBES
+from jacoscope.sharding import are_processes
 
 __all__ = ["Prober"]
 
@@ -353,7 +355,4 @@ class Prober:
 
 def _processes() -> int:
     """The number of processes that train together."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return 1
-    return distributed.get_world_size()
+    return torch.distributed.get_world_size() if are_processes() else 1

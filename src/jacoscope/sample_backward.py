@@ -229,7 +229,7 @@ def attach_samples(
     extent: Extent = Extent(),
     resting: Collection[str] = (),
     needs_of_part: Mapping[str, SampleNeeds] | None = None,
-) -> SampleBackward:
+) -> SampleBackward | None:
     """Attach to the graph of a loss whose backward is about to run.
 
     Args:
@@ -250,17 +250,22 @@ def attach_samples(
         resting: Parameters that are checked and not measured.
         needs_of_part: By parameter, what to measure where it is not on all samples.
 
+    Returns:
+        The capture under way; ``None``, with nothing attached, if the batch has no samples.
+
     Raises:
         ConfigError: If a path of the configuration does not fit the batch.
         ValueError: If the number of samples cannot be told.
     """
     rows = pick(batch, config.rows, "samples.rows") if config.rows else rows_of(batch)
-    count = batch_size or config.batch_size
+    count = config.batch_size if batch_size is None else batch_size
     if count is None and rows is None:
         count = batch_size_of(batch)
     if count is None and rows is not None and batch is not None:
         graphs = getattr(batch, "num_graphs", None)
         count = graphs if isinstance(graphs, int) else None
+    if count == 0 or (isinstance(rows, Tensor) and not rows.numel()):
+        return None
     samples, index = samples_of(count, rows)
     chosen = extent.drawn(samples, position)
     if chosen is not None and needs_of_part is not None:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Sharding", "Shards", "gradient_mismatch", "local"]
+__all__ = ["Sharding", "Shards", "are_processes", "gradient_mismatch", "local"]
 
 _FLAT = (
     "FSDP has made one flat parameter of its module's; pass use_orig_params=True, or use "
@@ -62,7 +62,7 @@ class Sharding:
         self._kept: dict[int, nn.Parameter] = {}
         self._stretches: dict[int, Shards] = {}
         self.is_any = False
-        if not _are_processes():
+        if not are_processes():
             return
         from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
@@ -135,7 +135,8 @@ def _said(placement: Any) -> str:
     return "a plain tensor" if placement is None else ", ".join(map(repr, placement[1]))
 
 
-def _are_processes() -> bool:
+def are_processes() -> bool:
+    """Whether processes of one training have been introduced to one another."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 

@@ -44,7 +44,7 @@ _yaml_scalars = (
     | st.text(max_size=6)
     | st.binary(max_size=4)
     | st.dates()
-    | st.datetimes(timezones=st.just(datetime.timezone.utc))
+    | st.datetimes(timezones=st.just(datetime.UTC))
 )
 _keys = st.sampled_from(_NAMES) | st.text(max_size=6) | st.none() | st.integers() | st.dates()
 

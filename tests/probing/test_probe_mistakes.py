@@ -141,7 +141,7 @@ def test_a_model_without_forward(probe: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("probe", [output_jacobian, neural_tangent_kernel])
 def test_an_unknown_parameter(probe: Callable[..., Any]) -> None:
     net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-    match = r"parameters has '0.wieght', which is not a floating-point .*mean '0.weight'\?"
+    match = r"parameters has '0.wieght', which is not a parameter .*mean '0.weight'\?"
     refused(ValueError, match, probe, net, X, parameters=["0.bias", "0.wieght"])
     refused(ValueError, "parameters has '1.running_mean'", probe, net, X, parameters="1.running_me"
             "an")  # fmt: skip

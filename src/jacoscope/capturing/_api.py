@@ -8,16 +8,18 @@ from contextlib import contextmanager
 from typing import Literal
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor, nn
 
+from jacoscope.capturing._arguments import checked, whole_number
 from jacoscope.capturing._calibration import Calibrations
 from jacoscope.capturing._capture import JacobianCapture
 from jacoscope.capturing._jacobians import Jacobians, ParameterJacobian
+from jacoscope.capturing._parameters import first_names, watched_parameters
 from jacoscope.errors import nearest
 from jacoscope.jacobian import DEFAULT_MEMORY_BUDGET, WANTS, Jacobian, measure
+from jacoscope.sharding import are_processes
 
-__all__ = ["capture", "capture_with", "samples_of", "watched_parameters"]
+__all__ = ["capture", "capture_with"]
 
 _OPERATOR = "operator"
 _CALIBRATIONS: WeakKeyDictionary[nn.Module, Calibrations] = WeakKeyDictionary()
@@ -32,7 +34,7 @@ def capture(
     want: str | Sequence[str] = ("row_sq_norms",),
     *,
     samples: Tensor | Sequence[int] | None = None,
-    parameters: Iterable[str] | None = None,
+    parameters: str | Iterable[str] | None = None,
     batch_dim: int | None = None,
     custom_functions: Literal["withhold", "run"] = "withhold",
     verify: int = 2,
@@ -50,25 +52,27 @@ def capture(
     Args:
         loss: The loss of a batch, of one element.
         model: The model.
-        batch_size: Number of samples N.
+        batch_size: Number of samples N, an integer of Python or of NumPy.
         want: What to compute: any of ``row_sq_norms``, ``column_sq_norms``, ``gram``, ``sum``; or
             ``"operator"`` for the structured operator itself, which can be asked for all of these
             and for ``matvec``, ``rmatvec``, ``rows`` and ``dense`` later, at the price of the
             activations that it holds.
         samples: For a batch of R rows that are not one per sample (graphs of variable size, two
             views per sample): which sample each row belongs to, shape (R,), integers from 0.
-        parameters: Names of the parameters to watch; all that require a gradient by default.
+        parameters: A name or names of the parameters to watch, a tied one's any; by default all
+            that require a gradient and have elements.
         batch_dim: Which dimension of the model's outputs is the batch; by default the first that
             has the batch's size and explains the graph without mixing samples.
         custom_functions: Whether the backward of your own autograd functions may be run several
             times: ``withhold`` leaves out the parameters below them, ``run`` says that their
             backward uses nothing up, changes nothing in place, and draws no random numbers.
-        verify: How many samples to check by masked back-propagation when a structure is new.
+        verify: How many samples to check by masked back-propagation when a structure is new; 0
+            for none.
         memory_budget: Bytes that temporary tensors may take.
 
     Yields:
-        A mapping from parameter names (the first one where a parameter is tied) to what was
-        wanted; it is filled when the block ends.
+        A mapping from parameter names to what was wanted; it is filled when the block ends. A tied
+        parameter stands under its first name and is found under each.
 
     Raises:
         ValueError: If an argument cannot be used.
@@ -85,7 +89,14 @@ def capture(
     wants = _checked_wants(want)
     if loss.numel() != 1:
         raise ValueError(f"loss must have one element, got shape {tuple(loss.shape)}; reduce it")
-    count, index = samples_of(batch_size, samples)
+    whole_number("verify", verify, 0)
+    count, index = checked(
+        batch_size,
+        samples,
+        batch_dim=batch_dim,
+        custom_functions=custom_functions,
+        memory_budget=memory_budget,
+    )
     watched = watched_parameters(model, parameters)
     known = _CALIBRATIONS.setdefault(model, Calibrations(memory_budget, verify))
     known.memory_budget, known.verify = memory_budget, verify
@@ -94,6 +105,7 @@ def capture(
     with capture_with(
         known, loss, watched, count, wants, index=index, batch_dim=batch_dim
     ) as jacobians:
+        jacobians.first_names = first_names(model)
         yield jacobians
 
 
@@ -140,7 +152,7 @@ def capture_with(
         dim=batch_dim,
     )
     try:
-        capturing.attach(compare_grad=not _is_distributed())
+        capturing.attach(compare_grad=not are_processes())
         yield jacobians
     finally:
         capturing.detach()
@@ -160,65 +172,6 @@ def _fill(
         jacobians.layouts = dict(capturing.calibration.plan.described)
         jacobians.coupled = capturing.calibration.plan.coupled
     jacobians.fill(found, watched)
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def watched_parameters(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-    """The parameters of a model that require a gradient, each once, by name.
-
-    Args:
-        model: The model.
-        names: Names of those wanted; a tied parameter answers to any of its names.
-
-    Raises:
-        ValueError: If a name is unknown, or its parameter requires no gradient.
-    """
-    every = {name: p for name, p in model.named_parameters() if p.requires_grad and p.numel()}
-    if names is None:
-        return dict(every)
-    if isinstance(names, str):
-        raise ValueError(f"parameters must be a list of names, got {names!r}; write [{names!r}]")
-    first = {id(parameter): name for name, parameter in every.items()}
-    aliases = dict(model.named_parameters(remove_duplicate=False))
-    found: dict[str, Tensor] = {}
-    for name in names:
-        if name not in aliases:
-            raise ValueError(f"the model has no parameter {name!r}; {nearest(name, aliases)}")
-        if id(aliases[name]) not in first:
-            raise ValueError(f"parameter {name!r} requires no gradient, so nothing can be captured")
-        found[first[id(aliases[name])]] = aliases[name]
-    return {name: parameter for name, parameter in every.items() if name in found}
-
-
-def samples_of(
-    batch_size: int | None, samples: Tensor | Sequence[int] | None
-) -> tuple[int, Tensor | None]:
-    """Number of samples, and the sample of each row where one was given.
-
-    Raises:
-        ValueError: If neither is given, or they cannot be used.
-    """
-    if samples is None:
-        if batch_size is None:
-            raise ValueError("give batch_size=, the number of samples in the batch, or samples=")
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}")
-        return batch_size, None
-    index = torch.as_tensor(samples).detach()
-    if index.dim() != 1 or index.dtype.is_floating_point or index.dtype is torch.bool:
-        raise ValueError(
-            "samples must be one integer per row of the batch, shape (R,), got "
-            f"{index.dtype} of shape {tuple(index.shape)}"
-        )
-    if not index.numel() or int(index.min()) < 0:
-        raise ValueError("samples must be integers from 0, one per row, got none or a negative one")
-    count = int(index.max()) + 1
-    if batch_size is not None and batch_size < count:
-        raise ValueError(f"samples names sample {count - 1}, but batch_size is {batch_size}")
-    return batch_size or count, index.long()
 
 
 def _checked_wants(want: str | Sequence[str]) -> tuple[str, ...]:

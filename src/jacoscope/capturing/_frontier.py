@@ -17,42 +17,18 @@ __all__ = ["LAST", "Frontier", "find_frontier", "is_parameter_only"]
 
 # What these make of parameters alone depends on parameters alone: they take no other tensor, or
 # only one that is an input of the node as well.
-_ARITHMETIC = frozenset(
-    (
-        *("Pow", "Mul", "Add", "Sub", "Div", "Rsub", "Neg", "Exp", "Expm1", "Log", "Log1p", "Sqrt"),
-        *("Rsqrt", "Reciprocal", "Abs", "Sum", "Mean", "Norm", "LinalgVectorNorm", "Tanh", "Sgn"),
-        *("Sigmoid", "Softplus", "Relu", "Gelu", "Silu", "Clamp", "ClampMin", "ClampMax", "Cat"),
-        *(
-            "Stack",
-            "Mm",
-            "Bmm",
-            "Addmm",
-            "Mv",
-            "Dot",
-            "Vdot",
-            "Expand",
-            "Repeat",
-            "Softmax",
-            "Tril",
-        ),
-        *(
-            "LogSoftmax",
-            "Prod",
-            "Cumsum",
-            "Sin",
-            "Cos",
-            "Square",
-            "Trace",
-            "Diagonal",
-            "Triu",
-            "Tril",
-        ),
-        *("LinalgMatrixExp", "LinalgMatrixNorm", "WeightNormInterface", "Var", "Std", "Max", "Min"),
-        *("Amax", "Amin", "Minimum", "Maximum", "Logsumexp", "Flip", "Roll", "ConstantPadNd"),
-        *("LinalgSvd", "LinalgEigh", "LinalgInvEx", "LinalgSlogdet", "LinalgDet", "LinalgQr"),
-        *("LinalgCholeskyEx", "Erf", "Atan", "LogSigmoid", "Hardtanh", "Where", "MaskedFill"),
-    )
-)
+_ARITHMETIC = frozenset((
+    "Abs", "Add", "Addmm", "Amax", "Amin", "Atan", "Bmm", "Cat", "Clamp", "ClampMax",
+    "ClampMin", "ConstantPadNd", "Cos", "Cumsum", "Diagonal", "Div", "Dot", "Erf", "Exp",
+    "Expand", "Expm1", "Flip", "Gelu", "Hardtanh", "LinalgCholeskyEx", "LinalgDet",
+    "LinalgEigh", "LinalgInvEx", "LinalgMatrixExp", "LinalgMatrixNorm", "LinalgQr",
+    "LinalgSlogdet", "LinalgSvd", "LinalgVectorNorm", "Log", "Log1p", "LogSigmoid",
+    "LogSoftmax", "Logsumexp", "MaskedFill", "Max", "Maximum", "Mean", "Min", "Minimum", "Mm",
+    "Mul", "Mv", "Neg", "Norm", "Pow", "Prod", "Reciprocal", "Relu", "Repeat", "Roll", "Rsqrt",
+    "Rsub", "Sgn", "Sigmoid", "Silu", "Sin", "Softmax", "Softplus", "Sqrt", "Square", "Stack",
+    "Std", "Sub", "Sum", "Tanh", "Trace", "Tril", "Triu", "Var", "Vdot", "WeightNormInterface",
+    "Where",
+))  # fmt: skip
 
 _ELEMENTWISE = frozenset(("Mul", "Div", "Add", "Sub", "Rsub", "Pow", "Where", "MaskedFill"))
 

@@ -125,7 +125,10 @@ class Jacobians(Mapping[str, ParameterJacobian]):
         coupled: Layers that couple the samples (batch normalisation in training mode). Below them
             a row is the part of the gradient that flows through the sample's own rows; rows still
             add up to the gradient.
-        coverage: The fraction of the watched parameters' scalars whose Jacobian could be had.
+        coverage: The fraction of the watched parameters' scalars whose Jacobian could be had;
+            ``nan`` if nothing was watched.
+        first_names: By each name of each of the model's parameters, the first name, under which a
+            tied one stands.
     """
 
     def __init__(self) -> None:
@@ -138,14 +141,16 @@ class Jacobians(Mapping[str, ParameterJacobian]):
         self.layouts: dict[str, str] = {}
         self.coupled: tuple[str, ...] = ()
         self.coverage = float("nan")
+        self.first_names: Mapping[str, str] = {}
 
     def __getitem__(self, name: str) -> ParameterJacobian:
-        if name in self._found:
-            return self._found[name]
+        first = self.first_names.get(name, name)
+        if first in self._found:
+            return self._found[first]
         if not self._is_filled:
             raise KeyError(f"{name!r}: the capture has not ended; ask after the with block")
-        if name in self.missing:
-            raise KeyError(f"{name!r} is missing: {self.missing[name]}")
+        if first in self.missing:
+            raise KeyError(f"{name!r} is missing: {self.missing[first]}")
         known = [*self._found, *self.missing]
         raise KeyError(f"there is no watched parameter {name!r}; {nearest(str(name), known)}")
 
@@ -156,10 +161,15 @@ class Jacobians(Mapping[str, ParameterJacobian]):
         return len(self._found)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._found
+        return isinstance(name, str) and self.first_names.get(name, name) in self._found
 
     def __repr__(self) -> str:
-        covered = f"{self.coverage:.1%} of scalars" if self._is_filled else "not filled yet"
+        if not self._is_filled:
+            covered = "not filled yet"
+        elif not self._found and not self.missing:
+            covered = "nothing was watched"
+        else:
+            covered = f"{self.coverage:.1%} of scalars"
         return f"Jacobians({len(self)} parameters, {len(self.missing)} missing, {covered})"
 
     def fill(

@@ -10,11 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from jacoscope.capturing._api import samples_of, watched_parameters
+from jacoscope.capturing._arguments import checked, whole_number
 from jacoscope.capturing._backward import Arrival, BackwardCapture
 from jacoscope.capturing._calibration import Calibration, Calibrations
 from jacoscope.capturing._closure import Check, Direction, closure_errors, tolerance
 from jacoscope.capturing._complex import as_real
+from jacoscope.capturing._parameters import watched_parameters
 from jacoscope.capturing._passes import extra_pass
 from jacoscope.capturing._walk import Graph, walk
 from jacoscope.jacobian import DEFAULT_MEMORY_BUDGET
@@ -108,7 +109,7 @@ def verify(
     batch_size: int | None = None,
     *,
     samples: Tensor | Sequence[int] | None = None,
-    parameters: Iterable[str] | None = None,
+    parameters: str | Iterable[str] | None = None,
     batch_dim: int | None = None,
     custom_functions: Literal["withhold", "run"] = "withhold",
     count: int = 3,
@@ -124,11 +125,15 @@ def verify(
         model: The model.
         batch_size: Number of samples.
         samples: Sample of each row of the batch, as in :func:`jacoscope.capture`.
-        parameters: Names of the parameters to watch; all that require a gradient by default.
+        parameters: A name or names of the parameters to watch, as in :func:`jacoscope.capture`.
         batch_dim: As in :func:`jacoscope.capture`.
         custom_functions: As in :func:`jacoscope.capture`.
         count: How many samples to check, each by one backward.
         memory_budget: Bytes that temporary tensors may take.
+
+    Returns:
+        By parameter the rule, the layout, both errors (relative, without a unit) and the verdict;
+        printing it gives the table.
 
     Raises:
         ValueError: If an argument cannot be used.
@@ -144,9 +149,14 @@ def verify(
         raise ValueError(
             f"loss must be one element that requires a gradient, got shape {tuple(loss.shape)}"
         )
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
-    number, index = samples_of(batch_size, samples)
+    whole_number("count", count, 1)
+    number, index = checked(
+        batch_size,
+        samples,
+        batch_dim=batch_dim,
+        custom_functions=custom_functions,
+        memory_budget=memory_budget,
+    )
     watched = watched_parameters(model, parameters)
     graph = walk(loss, watched)
     calibrations = Calibrations(memory_budget, count, custom_functions == "run")

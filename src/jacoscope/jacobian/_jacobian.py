@@ -345,7 +345,11 @@ class Jacobian(ABC):
 
     def _closed(self, wants: Sequence[str]) -> dict[str, Tensor]:
         """What is wanted, by closed ways."""
-        raise AssertionError(f"{type(self).__name__} has no closed way for {wants}")
+        return {want: self._closed_way(want) for want in wants}
+
+    def _closed_way(self, want: str) -> Tensor:
+        """One thing that is wanted, by its closed way."""
+        raise AssertionError(f"{type(self).__name__} has no closed way for {want}")
 
     def _making_work(self) -> float:
         """The work of making all rows once."""

@@ -169,9 +169,6 @@ class OuterJacobian(Jacobian):
     def _closed_work(self, want: str) -> float:
         return closed_work(want, self.samples, self.terms, self.form)
 
-    def _closed(self, wants: Sequence[str]) -> dict[str, Tensor]:
-        return {want: self._closed_way(want) for want in wants}
-
     def _closed_way(self, want: str) -> Tensor:
         if want == "gram":
             return cross_gram(self, self)

@@ -127,9 +127,6 @@ class ScatterJacobian(Jacobian):
             return 5 * once
         return min(self._pairs_work(True), self._ranked_work)
 
-    def _closed(self, wants: Sequence[str]) -> dict[str, Tensor]:
-        return {want: self._closed_way(want) for want in wants}
-
     def _closed_way(self, want: str) -> Tensor:
         if want == "gram":
             by_pairs = self._pairs_work(True) <= self._ranked_work

@@ -19,7 +19,7 @@ from jacoscope.probing._batch import arguments_of, call_of, first_samples, targe
 from jacoscope.probing._cotangents import cotangents
 from jacoscope.probing._errors import ProbeError, refuse_complex
 from jacoscope.probing._function import ModelFunction
-from jacoscope.probing._isolation import isolated, replica
+from jacoscope.probing._isolation import devices_of, isolated, replica
 from jacoscope.probing._kernel import NeuralTangentKernel
 from jacoscope.probing._loss import Loss
 from jacoscope.probing._output_jacobian import OutputJacobian, spectral_norms
@@ -49,6 +49,7 @@ __all__ = [
     "call_of",
     "compare",
     "cotangents",
+    "devices_of",
     "first_samples",
     "input_jacobian",
     "isolated",

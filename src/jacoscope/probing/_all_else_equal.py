@@ -194,6 +194,10 @@ def all_else_equal(
         second_order: Whether to take second derivatives.
         weights: How many single weights to check by finite differences.
 
+    Returns:
+        What was promised and what came, for the step, each layer and some weights, in units of
+        the loss; printing it says so in words.
+
     Raises:
         ProbeError: If the loss is not one number, or not the same number twice.
         ValueError: If a parameter is unknown or of another shape.

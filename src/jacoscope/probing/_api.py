@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from jacoscope.capturing import chosen_parameters, first_names
 from jacoscope.errors import ConfigError, nearest
 from jacoscope.probing._cotangents import cotangents
 from jacoscope.probing._errors import refuse_complex
 from jacoscope.probing._function import ModelFunction
-from jacoscope.probing._isolation import isolated, replica
+from jacoscope.probing._isolation import devices_of, isolated, replica
 from jacoscope.probing._kernel import NeuralTangentKernel
 from jacoscope.probing._output_jacobian import OutputJacobian
 from jacoscope.probing._place_jacobian import PlaceJacobian, place_jacobian
@@ -38,7 +39,7 @@ def output_jacobian(
     model: nn.Module,
     inputs: Any,
     *,
-    parameters: Iterable[str] | None = None,
+    parameters: str | Iterable[str] | None = None,
     mode: Literal["eval", "train"] = "eval",
     method: str = "forward",
     output: str | None = None,
@@ -60,7 +61,8 @@ def output_jacobian(
         model: The model.
         inputs: What its forward takes: a tensor (N, …), a tuple of positional arguments, or a
             mapping of keyword arguments.
-        parameters: Names of the parameters θ; by default all of floating point.
+        parameters: A name or names of the parameters θ, a tied one's any; by default all of
+            floating point that have elements.
         mode: Mode that the model is put into: ``eval``, or ``train`` to leave each of its modules
             in the mode that it is in.
         method: The method that maps inputs to outputs.
@@ -72,11 +74,14 @@ def output_jacobian(
         memory_budget: Bytes that rows may take.
 
     Returns:
-        Norms per sample, and rows on demand.
+        Norms of each sample's ∂f_i/∂θ by parameter, shape (N,), in units of output per unit of
+        parameter; all of it, shape (N, C, *θ), on demand. Where outputs were sketched, norms are
+        estimates.
 
     Raises:
         ProbeError: If the model cannot be called so, or gives no output per sample.
-        ValueError: If a name is not one of the model's parameters.
+        ValueError: If a name is not one of the model's parameters, or the parameter has no
+            elements or is not of floating point.
 
     Example:
         >>> import torch
@@ -91,7 +96,7 @@ def output_jacobian(
     copied = _copied(
         model, mode, max_outputs=max_outputs, sketches=sketches, memory_budget=memory_budget
     )
-    with isolated(_devices(copied)):
+    with isolated(devices_of(copied)):
         function = _function(copied, inputs, method, output)
         names = _names(function, parameters)
         rows = rows_of(function, memory_budget)
@@ -110,7 +115,7 @@ def neural_tangent_kernel(
     model: nn.Module,
     inputs: Any,
     *,
-    parameters: Iterable[str] | None = None,
+    parameters: str | Iterable[str] | None = None,
     mode: Literal["eval", "train"] = "eval",
     method: str = "forward",
     output: str | None = None,
@@ -128,7 +133,8 @@ def neural_tangent_kernel(
     Args:
         model: The model.
         inputs: What its forward takes; see :func:`output_jacobian`.
-        parameters: Names of the parameters θ; by default all of floating point.
+        parameters: A name or names of the parameters θ, a tied one's any; by default all of
+            floating point that have elements.
         mode: Mode that the model is put into: ``eval``, or ``train`` to leave it as it is.
         method: The method that maps inputs to outputs.
         output: Path of the output in what the model returns.
@@ -138,9 +144,15 @@ def neural_tangent_kernel(
         seed: Seed of these.
         memory_budget: Bytes that rows may take.
 
+    Returns:
+        Θ by parameter and as a whole: (N, C, N, C), or (R, R) with R = N·C rows, in squared units
+        of output per squared unit of parameter; its eigenvalues, trace and effective rank, and how
+        it agrees with labels.
+
     Raises:
         ProbeError: If the model cannot be called so, or gives no output per sample.
-        ValueError: If a name is not one of the model's parameters.
+        ValueError: If a name is not one of the model's parameters, or the parameter has no
+            elements or is not of floating point.
 
     Example:
         >>> import torch
@@ -153,7 +165,7 @@ def neural_tangent_kernel(
     copied = _copied(
         model, mode, max_outputs=max_outputs, sketches=sketches, memory_budget=memory_budget
     )
-    with isolated(_devices(copied)):
+    with isolated(devices_of(copied)):
         function = _function(copied, inputs, method, output)
         names = _names(function, parameters)
         rows = rows_of(function, memory_budget)
@@ -168,6 +180,7 @@ def neural_tangent_kernel(
         made.missing,
         rows.method,
         rows.fallback,
+        first_names(function.module),
     )
 
 
@@ -201,6 +214,11 @@ def input_jacobian(
         seed: Seed of these.
         memory_budget: Bytes that rows may take.
 
+    Returns:
+        Norms and singular values of each sample's ∂f_i/∂x_i, shapes (N,) and (N, min(C, D)), in
+        units of output per unit of input; all of it, shape (N, C, *x), on demand. Where outputs
+        were sketched there are no singular values, and norms are unbiased estimates.
+
     Raises:
         ProbeError: If the model cannot be called so, or there is nothing to differentiate by.
 
@@ -215,7 +233,7 @@ def input_jacobian(
     copied = _copied(
         model, mode, max_outputs=max_outputs, sketches=sketches, memory_budget=memory_budget
     )
-    with isolated(_devices(copied)):
+    with isolated(devices_of(copied)):
         function = _function(copied, inputs, method, output)
         place, index = function.input_place()
         return place_jacobian(
@@ -259,9 +277,15 @@ def layer_jacobian(
         seed: Seed of these.
         memory_budget: Bytes that rows may take.
 
+    Returns:
+        Norms and singular values of each sample's ∂h_b/∂h_a, shapes (N,) and (N, min(C, D)), for
+        C numbers in a sample's h_b and D in its h_a, in units of h_b per unit of h_a; all of it,
+        shape (N, C, *h_a), on demand. Where h_b was sketched there are no singular values, and
+        norms are unbiased estimates.
+
     Raises:
         ProbeError: If one of them does not run once, or its output has no samples.
-        ConfigError: If the model has no module of that name.
+        ConfigError: If the model has no module of that name; it is a ``ValueError`` too.
 
     Example:
         >>> import torch
@@ -281,7 +305,7 @@ def layer_jacobian(
             raise ConfigError(
                 f"the model has no module {name!r}; {nearest(name, modules)}", key=key
             )
-    with isolated(_devices(copied)):
+    with isolated(devices_of(copied)):
         args, kwargs = _arguments(inputs)
         function = ModelFunction(copied, args, kwargs, method=method, target=target)
         return place_jacobian(
@@ -306,10 +330,6 @@ def _copied(model: nn.Module, mode: Literal["eval", "train"], **least_one: int) 
     return copied.eval() if mode == "eval" else copied
 
 
-def _devices(model: nn.Module) -> set[torch.device]:
-    return {parameter.device for parameter in model.parameters()}
-
-
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), {str(key): value for key, value in inputs.items()}
@@ -321,16 +341,13 @@ def _function(model: nn.Module, inputs: Any, method: str, output: str | None) ->
     return ModelFunction(model, args, kwargs, method=method, output=output)
 
 
-def _names(function: ModelFunction, parameters: Iterable[str] | None) -> list[str]:
-    known = {name: p for name, p in function.parameters.items() if p.is_floating_point()}
+def _names(function: ModelFunction, parameters: str | Iterable[str] | None) -> list[str]:
     if parameters is None:
         refuse_complex(dict(function.module.named_parameters()))
-        return list(known)
-    names = [parameters] if isinstance(parameters, str) else list(dict.fromkeys(parameters))
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"parameters has {name!r}, which is not a floating-point parameter of the model; "
-                f"{nearest(name, known)}"
-            )
-    return names
+    return list(chosen_parameters(function.module, parameters, _flaw))
+
+
+def _flaw(parameter: Tensor) -> str | None:
+    if not parameter.is_floating_point():
+        return "is not of floating point"
+    return None if parameter.numel() else "has no elements"

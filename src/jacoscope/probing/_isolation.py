@@ -21,11 +21,16 @@ from torch.utils.hooks import RemovableHandle
 
 from jacoscope.probing._errors import ProbeError
 
-__all__ = ["Attributes", "Randomness", "isolated", "replica", "without_fused_kernels"]
+__all__ = ["Attributes", "Randomness", "devices_of", "isolated", "replica", "without_fused_kernels"]
 
 _SHARED = ("Dataset", "DataLoader", "LightningDataModule", "Logger", "SummaryWriter", "Trainer")
 """Base classes of what a module may hold on to, which no forward changes and no copy is made of."""
 _DEPTH = 4
+
+
+def devices_of(model: nn.Module) -> set[torch.device]:
+    """The devices that a model's parameters are on."""
+    return {parameter.device for parameter in model.parameters()}
 
 
 @contextmanager

@@ -36,6 +36,8 @@ class NeuralTangentKernel:
         missing: By parameter, why there is nothing.
         method: ``vmap``, or ``loop`` for a model that vmap refuses.
         fallback: Why it is a loop, if it is.
+        first_names: By each name of each of the model's parameters, the first name, under which a
+            tied one stands.
     """
 
     samples: int
@@ -46,6 +48,7 @@ class NeuralTangentKernel:
     missing: Mapping[str, str] = field(default_factory=dict)
     method: str = "vmap"
     fallback: str | None = None
+    first_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,7 +202,8 @@ class NeuralTangentKernel:
         if parameters is None:
             chosen = list(self.grams)
         else:
-            chosen = [parameters] if isinstance(parameters, str) else list(parameters)
+            named = (parameters,) if isinstance(parameters, str) else parameters
+            chosen = list(dict.fromkeys(self.first_names.get(name, name) for name in named))
         for name in chosen:
             if name not in self.grams:
                 raise KeyError(

@@ -18,7 +18,12 @@ from jacoscope.probing._graph import (
     check_twice_differentiable,
 )
 from jacoscope.probing._hooks import WatchingHooks
-from jacoscope.probing._isolation import Attributes, Randomness, without_fused_kernels
+from jacoscope.probing._isolation import (
+    Attributes,
+    Randomness,
+    devices_of,
+    without_fused_kernels,
+)
 
 __all__ = ["Loss"]
 
@@ -56,7 +61,7 @@ class Loss:
     def __init__(self, module: nn.Module, loss: Callable[[Any], Tensor]) -> None:
         self._module = module
         self._call = _Call(module, loss)
-        self.devices = {parameter.device for parameter in module.parameters()}
+        self.devices = devices_of(module)
         self._leaves = dict(module.named_parameters())
         refuse_complex({n: leaf for n, leaf in self._leaves.items() if leaf.requires_grad})
         self._tensors: list[tuple[dict[str, Any], str, Any]] = [

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from jacoscope.capturing import first_names
 from jacoscope.errors import nearest
 from jacoscope.probing._cotangents import Cotangents
 from jacoscope.probing._isolation import isolated
+from jacoscope.probing._outputs import OfOutputs
 from jacoscope.probing._products import Products
 from jacoscope.probing._rows import Rows
 
@@ -21,8 +23,10 @@ __all__ = ["OutputJacobian", "spectral_norms"]
 
 
 @dataclass(frozen=True, eq=False)
-class OutputJacobian:
+class OutputJacobian(OfOutputs):
     """∂f_i/∂θ of N samples, by parameter: its norms, and its rows when they are asked for.
+
+    A tied parameter stands under its first name and is found under each.
 
     Where the outputs were too many to enumerate, norms are unbiased estimates from random
     cotangents (of the squared norm), with their standard errors.
@@ -40,39 +44,14 @@ class OutputJacobian:
     memory_budget: int = field(repr=False)
 
     @property
-    def samples(self) -> int:
-        """N."""
-        return self.rows.function.samples
-
-    @property
-    def outputs(self) -> int:
-        """C, the number of outputs per sample."""
-        return self.rows.function.outputs
-
-    @property
     def output_shape(self) -> tuple[int, ...]:
         """The shape that a sample's outputs have in the model."""
         return self.rows.function.output_shape
 
     @property
-    def values(self) -> Tensor:
-        """The outputs f, shape (N, C)."""
-        return self.rows.function.values
-
-    @property
     def is_exact(self) -> bool:
         """Whether every output has a row; if not, norms are estimates."""
         return self.cotangents.is_exact
-
-    @property
-    def method(self) -> str:
-        """``vmap``, or ``loop`` for a model that vmap refuses."""
-        return self.rows.method
-
-    @property
-    def fallback(self) -> str | None:
-        """Why it is a loop, if it is."""
-        return self.rows.fallback
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,10 +91,11 @@ class OutputJacobian:
             ValueError: If outputs were sketched, or inner products were not asked for.
         """
         self._need_exact("spectral_norms")
-        if name in self.products.squares and name not in self.products.grams:
-            raise ValueError("spectral norms take inner products of rows; set spectral=True")
         self._squares(name)
-        return spectral_norms(self.products.grams[name], self.samples)
+        first = self._first(name)
+        if first not in self.products.grams:
+            raise ValueError("spectral norms take inner products of rows; set spectral=True")
+        return spectral_norms(self.products.grams[first], self.samples)
 
     def dense(self, name: str) -> Tensor:
         """All of ∂f/∂θ, shape (N, C, *parameter).
@@ -124,7 +104,8 @@ class OutputJacobian:
             ValueError: If it would take more than the memory budget.
         """
         self._squares(name)
-        parameter = self.rows.function.parameters[name]
+        first = self._first(name)
+        parameter = self.rows.function.parameters[first]
         size = self.samples * self.outputs * parameter.numel() * parameter.element_size()
         if size > self.memory_budget:
             raise ValueError(
@@ -134,14 +115,17 @@ class OutputJacobian:
         values = self.rows.function.values
         basis = torch.eye(self.outputs, dtype=values.dtype, device=values.device)
         with isolated(self.rows.function.devices):
-            return self.rows.of_parameters([name], slice(0, self.samples), basis)[name]
+            return self.rows.of_parameters([first], slice(0, self.samples), basis)[first]
 
     def _squares(self, name: str) -> Tensor:
-        squares = self.products.squares
-        if name not in squares:
-            reason = self.missing.get(name)
+        squares, first = self.products.squares, self._first(name)
+        if first not in squares:
+            reason = self.missing.get(first)
             raise KeyError(reason or f"no Jacobian of {name!r}; {nearest(name, squares)}")
-        return squares[name]
+        return squares[first]
+
+    def _first(self, name: str) -> str:
+        return first_names(self.rows.function.module).get(name, name)
 
     def _need_exact(self, what: str) -> None:
         if not self.is_exact:

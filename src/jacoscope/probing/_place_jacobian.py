@@ -13,6 +13,7 @@ from torch import Tensor
 from jacoscope.probing._cotangents import Cotangents, cotangents
 from jacoscope.probing._errors import ProbeError
 from jacoscope.probing._isolation import isolated
+from jacoscope.probing._outputs import OfOutputs
 from jacoscope.probing._rows import Looped, Rows, Vectorized
 from jacoscope.probing._trust import trusted_at
 
@@ -20,7 +21,7 @@ __all__ = ["PlaceJacobian", "place_jacobian"]
 
 
 @dataclass(frozen=True, eq=False)
-class PlaceJacobian:
+class PlaceJacobian(OfOutputs):
     """∂f_i/∂x_i of N samples, x being the input, an embedding's output or a layer's.
 
     Args:
@@ -45,39 +46,14 @@ class PlaceJacobian:
     memory_budget: int = field(repr=False)
 
     @property
-    def samples(self) -> int:
-        """N."""
-        return self.rows.function.samples
-
-    @property
-    def outputs(self) -> int:
-        """C, the number of outputs per sample."""
-        return self.rows.function.outputs
-
-    @property
     def size(self) -> int:
         """D, the number of scalars in a sample's x."""
         return int(torch.Size(self.shape).numel())
 
     @property
-    def values(self) -> Tensor:
-        """The outputs f, shape (N, C)."""
-        return self.rows.function.values
-
-    @property
     def is_exact(self) -> bool:
         """Whether the norms are exact; if not, they are estimates from random cotangents."""
         return self.singular_values is not None
-
-    @property
-    def method(self) -> str:
-        """``vmap``, or ``loop`` for a model that vmap refuses."""
-        return self.rows.method
-
-    @property
-    def fallback(self) -> str | None:
-        """Why it is a loop, if it is."""
-        return self.rows.fallback
 
     @property
     def sq_norms(self) -> Tensor:

@@ -50,6 +50,15 @@ class RunBuilder:
     def add(
         self, step: int, wall_time: float, tag: str, schema: dict[str, Any], value: Any
     ) -> None:
+        """Take up an event.
+
+        Args:
+            step: Its step.
+            wall_time: When it was written, in seconds.
+            tag: Its tag without the group.
+            schema: What it carries so that readers know it.
+            value: Its value.
+        """
         array = tensor_util.make_ndarray(value.tensor)
         if tag == ".run":
             self._described = json.loads(unpack_text(array.item()))
@@ -135,6 +144,7 @@ class RunBuilder:
             self._histograms.setdefault(name, Histogram(schema["edges"])).counts[step] = counts
 
     def build(self) -> Run:
+        """The run that the events tell of."""
         import pandas as pd
 
         order = [item["parameter"] for item in self._described.get("parameters", [])]

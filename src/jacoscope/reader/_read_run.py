@@ -21,6 +21,10 @@ def read_run(path: str | Path, group: str | None = None) -> Run:
         path: The run's folder, an event file, or a folder above with only one recorded run.
         group: The monitor's group, if the run has several.
 
+    Returns:
+        What was recorded, quantity by quantity in the unit of each, as frames with a row per
+        captured step; where it is not there, why.
+
     Raises:
         FileNotFoundError: If there is no record under ``path``.
         ValueError: If there are several runs or groups to choose from.

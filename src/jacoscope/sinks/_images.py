@@ -19,7 +19,7 @@ def data_url(image: npt.NDArray[np.uint8]) -> str:
 
     An image of at most 64 pixels a side keeps its pixels; a larger one is averaged down.
     """
-    from PIL import Image  # TensorBoard brings it; runs without pictures need not load it
+    from PIL import Image  # runs without pictures need not load it
 
     is_grey = image.shape[2] < 3
     picture = Image.fromarray(image[..., 0] if is_grey else coloured(image))
