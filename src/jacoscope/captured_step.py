@@ -217,14 +217,18 @@ class CapturedStep:
             )
         return _FinishedSamples(withheld=self._faults.reasons.get(subject))
 
-    def _extent(self, results: SampleResults) -> dict[str, str]:
+    def _extent(self, results: SampleResults) -> dict[str, Any]:
         """How much of the step was measured, for the record, if it was not all."""
         assert self.samples is not None
         extent, measured = self.samples.extent, results.measured
         if measured == results.samples and not results.resting:
             return {}
         described = extent.described(measured, results.samples)
-        return {"extent": f"measured on {described}, {extent.why}"}
+        return {
+            "extent": f"measured on {described}, {extent.why}",
+            "measured_samples": measured,
+            "samples": results.samples,
+        }
 
     def _group_pairs(
         self, pairs: Sequence[tuple[QuantityName, Axis]]

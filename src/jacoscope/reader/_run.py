@@ -32,7 +32,10 @@ class Run:
         config: The monitor's configuration, as plain values.
         versions: Versions of the packages that were at work.
         units: By quantity, its unit.
-        steps: One row per captured step: its epoch, wall time, and which gradient it is of.
+        steps: One row per captured step: its epoch, wall time, and which gradient it is of; the
+            number of its ``samples`` and of those that per-sample quantities were measured on
+            (``measured_samples``), and in words, as ``extent``, on how much of the step that was
+            where an overhead budget left out samples or layers. Missing where it does not apply.
         parameters: One row per watched parameter: layer, type, kind, shape, size, quantities, …
         left_out: One row per parameter that is not watched, with the reason.
         missing: One row per value that is missing: step, quantity, parameter (``*`` for all) and
