@@ -656,6 +656,28 @@ def test_manual_optimisation_is_withheld(sink: MemorySink, tmp_path: Path) -> No
         assert {each.quantity for each in record.records} == {"grad_norm"}
 
 
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (adversaries, "under manual optimisation a batch may go backward more than once"),
+        (lambda: classifier(optimizer="lbfgs"), "the loss of one batch went backward more than"),
+    ],
+    ids=["manual optimisation", "LBFGS"],
+)
+def test_samples_that_are_withheld_altogether_are_told_of_once(
+    module: Callable[[], Any], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = watching(quantities=("grad_norm", "coherence"), on_error="warn")
+    assert quietly(tmp_path, module(), data(16), monitor) == []
+    told = [each for each in caplog.messages if "no per-sample gradients" in each]
+    assert len(told) == 1
+    assert told[0].startswith(f"no per-sample gradients: {reason}")
+    with pytest.raises(KeyError, match=f"has no 'coherence', which was withheld: {reason}"):
+        read_run(tmp_path)["coherence"]
+    with pytest.raises(KeyError, match="did you mean 'grad_norm'"):
+        read_run(tmp_path)["grad_nrom"]
+
+
 @pytest.mark.filterwarnings("default::jacoscope.faults.MonitorWarning")
 def test_an_optimiser_that_evaluates_again_is_withheld(sink: MemorySink, tmp_path: Path) -> None:
     monitor = watching(quantities=("grad_norm", "coherence"), on_error="warn")

@@ -75,6 +75,8 @@ class CapturedStep:
         capture: Takes tensors from the optimisers' steps.
         gradient: Which gradient they are of.
         missing: By parameter, why something of it could not be captured.
+        samples_missing: By parameter, why its samples are missing; known with the record.
+        samples_withheld: Why there are no samples at all, if that is so; known with the record.
     """
 
     def __init__(
@@ -110,6 +112,7 @@ class CapturedStep:
         self._overhead = overhead
         self.batches: tuple[SampleBatch, ...] = ()
         self.samples_missing: Mapping[str, str] = {}
+        self.samples_withheld: str | None = None
 
     def send(self, *, always: bool = False) -> Transfer | None:
         """Send what was measured to the host, or ``None`` if nothing was.
@@ -131,6 +134,7 @@ class CapturedStep:
         withheld: dict[str, str] = {}
         records: list[Record] = []
         samples = self._finish_samples(statistics)
+        self.samples_withheld = samples.withheld
         pairs = [(name, axis) for lane in self._lanes for name, axis in lane.axes.items()]
         for name, axis in (*pairs, *self._group_pairs(pairs)):
             source = statistics

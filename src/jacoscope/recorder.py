@@ -52,6 +52,7 @@ class Recorder:
         self._leaderboard = Leaderboard(told.leaderboard or 1, told.layer_leaderboard)
         self._ranked: tuple[int, int] | None = None  # the epoch, and its last step so far
         self._told: set[str] = set()
+        self._withheld: set[str] = set()
 
     @property
     def stop_reason(self) -> str | None:
@@ -119,6 +120,17 @@ class Recorder:
         if new:
             more = f", and {len(new) - 1} more" if len(new) > 1 else ""
             _log.warning("no per-sample gradients of %s%s: %s", new[0], more, missing[new[0]])
+
+    def tell_without_samples(self, reason: str | None) -> None:
+        """Log, once for each reason, that a step's samples are withheld altogether.
+
+        Args:
+            reason: Why, if that is so; of a fault the warning has told already.
+        """
+        if reason is None or reason in self._withheld or reason in self._faults.reasons.values():
+            return
+        self._withheld.add(reason)
+        _log.warning("no per-sample gradients: %s", reason)
 
     def close(self) -> None:
         """Close the sinks."""

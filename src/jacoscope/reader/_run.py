@@ -132,8 +132,16 @@ class Run:
         if quantity == "grad_histogram" and self._histograms:
             raise KeyError("grad_histogram has many values per parameter; use run.histogram(name)")
         if quantity not in self._values:
-            raise KeyError(f"the run has no {quantity!r}; {nearest(quantity, self._values)}")
+            raise KeyError(f"the run has no {quantity!r}{self._why_without(quantity)}")
         return self._values[quantity].copy()
+
+    def _why_without(self, quantity: str) -> str:
+        """Why the run lacks a quantity, to end a sentence with."""
+        reasons = list(self.missing["reason"][self.missing["quantity"] == quantity].unique())
+        if not reasons:
+            return f"; {nearest(quantity, self._values)}"
+        others = f" (run.missing has {len(reasons) - 1} more reasons)" if reasons[1:] else ""
+        return f", which was withheld: {reasons[-1]}{others}"
 
     def histogram(self, parameter: str) -> pd.DataFrame:
         """A parameter's gradients by bin: one row per captured step, one column per bin.
