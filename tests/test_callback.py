@@ -162,6 +162,9 @@ def test_several_optimisers_share_a_step(tmp_path: Path) -> None:
     assert set(run.steps["clipping"]) == {
         "as handed to the optimiser, after any clipping that training_step does itself"
     }
+    assert set(run.steps["reduction"]) == {
+        "sum over all that training_step sent backward since it last zeroed gradients"
+    }
     assert (run["grad_norm"].filter(like="critic") ** 2).sum(axis=1).max() <= 0.5**2 * (1 + 1e-5)
 
 
