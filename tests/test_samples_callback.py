@@ -565,6 +565,22 @@ def test_a_last_batch_other_than_the_configured_size(sink: MemorySink, tmp_path:
     reasons = sink.records[2].missing["coherence"]
     assert set(reasons) >= {*NAMES, "(all)"}
     assert all("dimension of 8 samples" in reason for reason in reasons.values())
+    assert all("samples.batch_size: 8 says so" in reason for reason in reasons.values())
+
+
+def test_where_the_number_of_samples_is_from_is_said(sink: MemorySink, tmp_path: Path) -> None:
+    """The nodes of all graphs come first in the batch, without a word on whose they are."""
+    loader: Any = DataLoader([graphs(torch.float32)], batch_size=None)
+    monitor = watching(on_error="warn", quantities=("coherence",))
+    assert quietly(tmp_path, Learner(GraphNetwork(), graph_losses), loader, monitor) == []
+    (record,) = sink.records
+    reason = record.missing["coherence"]["network.last.weight"]
+    assert "no tensor between it and the loss has a dimension of 10 samples; 10 is the first " in (
+        reason
+    )
+    assert "dimension of the batch's first tensor, 'nodes'" in reason
+    assert "samples.batch_size" in reason
+    assert "samples.rows" in reason
 
 
 # What cannot be captured.

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from jacoscope.batches import (
     Thing,
-    batch_size_of,
     labels_of,
     pick,
     rows_of,
+    size_and_source_of,
     things_of,
 )
 from jacoscope.capturing import Calibrations, Closure, JacobianCapture, sample_losses, samples_of
@@ -255,12 +255,7 @@ def attach_samples(
         ValueError: If the number of samples cannot be told.
     """
     rows = pick(batch, config.rows, "samples.rows") if config.rows else rows_of(batch)
-    count = batch_size or config.batch_size
-    if count is None and rows is None:
-        count = batch_size_of(batch)
-    if count is None and rows is not None and batch is not None:
-        graphs = getattr(batch, "num_graphs", None)
-        count = graphs if isinstance(graphs, int) else None
+    count, advice = _count(batch, config, rows, batch_size)
     samples, index = samples_of(count, rows)
     chosen = extent.drawn(samples, position)
     if chosen is not None and needs_of_part is not None:
@@ -291,6 +286,7 @@ def attach_samples(
         dim=config.batch_dim,
     )
     once = time.perf_counter() - begun if calibrations.made > made else 0.0
+    capture.missing.update({name: capture.missing[name] + advice for name in capture.untold})
     extras: dict[Hashable, Tensor] = {}
     if scale is not None:
         extras["scale"] = scale
@@ -309,6 +305,35 @@ def attach_samples(
     )
     capture.attach()
     return backward
+
+
+def _count(
+    batch: Any, config: Samples, rows: Tensor | None, batch_size: int | None
+) -> tuple[int | None, str]:
+    """The number of samples, and what to do where nothing has so many rows.
+
+    The latter ends a sentence; it is empty where the user's own code gave the number.
+    """
+    given = batch_size or config.batch_size
+    if rows is not None:
+        graphs = getattr(batch, "num_graphs", None)
+        whose = f"samples.rows ({config.rows!r})" if config.rows else "the batch's own 'batch'"
+        return (
+            given or (graphs if isinstance(graphs, int) else None),
+            f"; as many as {whose} has, which has to name the sample of each row",
+        )
+    if batch_size is not None:
+        return batch_size, ""
+    if config.batch_size is not None:
+        return config.batch_size, (
+            f"; samples.batch_size: {config.batch_size} says so, which has to be the number of "
+            "samples in every batch, the last one too"
+        )
+    count, source = size_and_source_of(batch)
+    return count, (
+        f"; {count} is {source}: where that is not the number of samples, say how many there are "
+        "by samples.batch_size, or which sample each row belongs to by samples.rows"
+    )
 
 
 def _labels(batch: Any, config: Samples, samples: int) -> Tensor | list[Any] | None:
