@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from helpers import adversaries, classifier, data, trainer
-from jacoscope import MonitorWarning, SensitivityMonitor, read_run
+from jacoscope import ConfigError, MonitorWarning, SensitivityMonitor, read_run
 from jacoscope.config import LayerRule
 from jacoscope.quantities import SAMPLE_HEADLINES
 from jacoscope.sinks import MemorySink
@@ -530,10 +530,47 @@ def test_a_wrong_path_gets_one_sentence_and_training_goes_on(
     assert hint in said[0]
     assert len(said[0].splitlines()) == 1
     assert len(sink.records) == 3
+    if key == "label":  # all but what needs labels is there
+        assert [record.headline["sample_coverage"] for record in sink.records] == [1.0] * 3
+        return
     for record in sink.records:
         assert f"samples.{key}" in record.withheld["coherence"]
         assert {each.quantity for each in record.records} == {"grad_norm"}
         assert record.headline["sample_coverage"] == 0.0
+
+
+def test_with_a_wrong_path_to_labels_only_they_are_missing(tmp_path: Path) -> None:
+    loader = loader_of(rows_of_pairs(24), collate_fn=as_dict)
+    monitor = watching(label="lable", quantities=("coherence", "stiffness_within"), on_error="warn")
+    said = quietly(tmp_path, Learner(perceptron(), from_dict), loader, monitor)
+    assert len(said) == 1, said
+    run = read_run(tmp_path)
+    assert run["coherence"].shape == (3, 4 + 3)
+    assert run["coherence"].notna().all(axis=None)
+    with pytest.raises(
+        KeyError, match=r"no 'stiffness_within', which was withheld: samples\.label:"
+    ):
+        run["stiffness_within"]
+    assert run.samples_missing["label"].startswith("samples.label: 'lable' is not in the batch")
+    assert run.samples["label"].isna().all()
+    assert run.samples["norm"].notna().all()
+    with pytest.raises(ConfigError, match=r"samples\.label"):
+        fit(tmp_path, Learner(perceptron(), from_dict), loader, watching(label="lable"))
+
+
+@pytest.mark.parametrize("key", ["id", "label"])
+def test_a_size_that_does_not_fit_the_last_batch_is_blamed_itself(
+    key: str, sink: MemorySink, tmp_path: Path
+) -> None:
+    loader = loader_of(rows_of_pairs(20), collate_fn=as_dict)
+    monitor = watching(**{key: "label", "batch_size": 8}, on_error="warn")
+    said = quietly(tmp_path, Learner(perceptron(), from_dict), loader, monitor)
+    assert len(said) == 1, said
+    assert (
+        "samples.batch_size: 8 is not the number of samples in this batch, in which 'label' has "
+        "4 entries"
+    ) in said[0]
+    assert [record.headline["sample_coverage"] for record in sink.records] == [1, 1, 0]
 
 
 @pytest.mark.filterwarnings("default::jacoscope.faults.MonitorWarning")

@@ -25,6 +25,7 @@ from jacoscope.quantities import (
     RunningMeans,
     is_per_sample,
     needs_all_samples,
+    needs_labels,
     noise_parts,
 )
 from jacoscope.record import (
@@ -182,6 +183,8 @@ class CapturedStep:
         results = samples.results
         if is_part and results is not None and results.measured < results.samples:
             return str(samples.capture["extent"])
+        if needs_labels(name) and "label" in samples.capture.get("unknown", {}):
+            return str(samples.capture["unknown"]["label"])
         return self.samples.reason_without(name)
 
     def _finish_samples(self, statistics: HostStatistics) -> _FinishedSamples:

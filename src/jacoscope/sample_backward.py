@@ -13,6 +13,7 @@ from torch import Tensor
 
 from jacoscope.batches import (
     Thing,
+    batch_size_of,
     labels_of,
     pick,
     rows_of,
@@ -23,6 +24,7 @@ from jacoscope.capturing import Calibrations, Closure, JacobianCapture, sample_l
 from jacoscope.config import Samples
 from jacoscope.errors import ConfigError
 from jacoscope.extent import Extent
+from jacoscope.faults import Faults
 from jacoscope.jacobian import Jacobian
 from jacoscope.quantities import (
     FloatArray,
@@ -88,6 +90,7 @@ class SampleBackward:
         chosen: The samples that are measured, in order; ``None`` for all of them.
         ranges: What contributions are multiplied by before they are squared.
         once: Seconds that finding out how to capture took.
+        unknown: Why samples' ``label`` is not known, where it should be.
     """
 
     capture: JacobianCapture[SampleTensors | None]
@@ -100,6 +103,7 @@ class SampleBackward:
     ranges: Ranges
     chosen: tuple[int, ...] | None = None
     once: float = 0.0
+    unknown: Mapping[str, str] = field(default_factory=dict)
     parcel: Parcel | None = None
 
     @property
@@ -226,6 +230,7 @@ def attach_samples(
     position: str,
     seed: int,
     memory_budget: int,
+    faults: Faults,
     extent: Extent = Extent(),
     resting: Collection[str] = (),
     needs_of_part: Mapping[str, SampleNeeds] | None = None,
@@ -246,6 +251,8 @@ def attach_samples(
         position: What to call the batch where they are not.
         seed: Tells apart the random directions of captures.
         memory_budget: Bytes that temporary tensors may take.
+        faults: What to do where labels are not where they should be: without them all but what is
+            made of them can be had.
         extent: On how many samples to measure.
         resting: Parameters that are checked and not measured.
         needs_of_part: By parameter, what to measure where it is not on all samples.
@@ -290,7 +297,15 @@ def attach_samples(
     extras: dict[Hashable, Tensor] = {}
     if scale is not None:
         extras["scale"] = scale
-    labels = _labels(batch, config, samples)
+    unknown: dict[str, str] = {}
+    labels: Tensor | list[Any] | None = None
+    try:
+        labels = _labels(batch, config, samples)
+    except ConfigError as error:
+        if faults.policy == "raise":
+            raise
+        unknown["label"] = str(error)
+        faults.note("reading the samples' labels", unknown["label"])
     if isinstance(labels, Tensor):
         extras["labels"] = labels
     if config.leaderboard:
@@ -301,7 +316,7 @@ def attach_samples(
     thing = things_of(batch, config.thing if config.leaderboard else "none", samples)
     known = labels if isinstance(labels, list) else None
     backward = SampleBackward(
-        capture, samples, known, names, id_source, thing, extras, ranges, chosen, once
+        capture, samples, known, names, id_source, thing, extras, ranges, chosen, once, unknown
     )
     capture.attach()
     return backward
@@ -341,9 +356,9 @@ def _labels(batch: Any, config: Samples, samples: int) -> Tensor | list[Any] | N
         return labels_of(batch, samples)
     given = pick(batch, config.label, "samples.label")
     if isinstance(given, Tensor):
-        _check_count(given.numel(), samples, config.label, "samples.label")
+        _check_count(given.numel(), samples, config.label, "samples.label", config, batch)
         return given.detach().flatten()
-    _check_count(len(given), samples, config.label, "samples.label")
+    _check_count(len(given), samples, config.label, "samples.label", config, batch)
     return list(given)
 
 
@@ -351,7 +366,7 @@ def _identify(batch: Any, config: Samples, samples: int, ids: Ids | None, positi
     if config.id is not None:
         given = pick(batch, config.id, "samples.id")
         named = given.tolist() if isinstance(given, Tensor) else list(given)
-        _check_count(len(named), samples, config.id, "samples.id")
+        _check_count(len(named), samples, config.id, "samples.id", config, batch)
         return f"batch key {config.id!r}", named
     if ids is not None and len(ids[1]) == samples:
         return ids
@@ -360,10 +375,20 @@ def _identify(batch: Any, config: Samples, samples: int, ids: Ids | None, positi
     ]
 
 
-def _check_count(count: int, samples: int, path: str, key: str) -> None:
-    if count != samples:
+def _check_count(
+    count: int, samples: int, path: str, key: str, config: Samples, batch: Any
+) -> None:
+    """Refuse what has not one entry for each sample; the number of samples may be what is wrong."""
+    if count == samples:
+        return
+    if config.batch_size == samples and count == batch_size_of(batch):
         raise ConfigError(
-            f"{path!r} has {count} entries, but the batch has {samples} samples; name what has one "
-            "for each",
-            key=key,
+            f"{samples} is not the number of samples in this batch, in which {path!r} has {count} "
+            "entries; leave it out, or let the loader drop a last batch of another size",
+            key="samples.batch_size",
         )
+    raise ConfigError(
+        f"{path!r} has {count} entries, but the batch has {samples} samples; name what has one "
+        "for each",
+        key=key,
+    )

@@ -48,6 +48,7 @@ class RunBuilder:
         self._batches: dict[int, dict[str, Any]] = {}
         self._alerts: dict[int, list[dict[str, Any]]] = {}
         self._quantiles: tuple[float, ...] = ()
+        self._unknown: dict[str, str] = {}
 
     def add(
         self, step: int, wall_time: float, tag: str, schema: dict[str, Any], value: Any
@@ -110,6 +111,7 @@ class RunBuilder:
 
     def _note_status(self, step: int) -> None:
         told = self._status.get("samples", {})
+        self._unknown.update(told.get("unknown", {}))
         self._steps.setdefault(step, {}).update(
             self._status.get("gradient", {}), **{name: told.get(name) for name in _EXTENT}
         )
@@ -191,6 +193,7 @@ class RunBuilder:
             self._alerts,
             grams_of(self._batches, self._tensors),
             (self._tensors.get(".sample_quantiles", {}), self._quantiles),
+            self._unknown,
         )
 
 

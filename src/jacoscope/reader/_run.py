@@ -44,6 +44,8 @@ class Run:
             label, loss, norm of its gradient, alignment with its batch and with its class (the mean
             of the cosines with the gradients of its others in the batch), running means over
             epochs of all but the alignment with its batch, …; ``nan`` where not known.
+        samples_missing: By column of ``samples``, ``label`` or ``loss``, why captured steps lack it
+            that should have it.
         capture: One row per parameter whose per-sample gradients were captured: the rules that it
             went by, how samples were told apart, and its relative error against masked
             back-propagation; as last recorded.
@@ -81,6 +83,7 @@ class Run:
         alerts: Mapping[int, Sequence[Mapping[str, Any]]],
         grams: dict[int, Gram],
         quantiles: tuple[Mapping[int, tuple[tuple[str, ...], npt.NDArray[Any]]], tuple[float, ...]],
+        unknown: Mapping[str, str],
     ) -> None:
         import pandas as pd
 
@@ -110,6 +113,7 @@ class Run:
             described.get("left_out", []), columns=["parameter", "layer", "reason"]
         )
         self.samples = sample_frame(epochs)
+        self.samples_missing = dict(unknown)
         self.leaderboards = board_frame(epochs)
         self._values = values
         self._histograms = histograms
