@@ -539,6 +539,42 @@ def test_a_wrong_path_gets_one_sentence_and_training_goes_on(
         assert record.headline["sample_coverage"] == 0.0
 
 
+def test_losses_that_are_not_known_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Weighted(Learner):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            weight = torch.tensor([1.0, 2.0, 3.0])
+            return nn.functional.cross_entropy(self.network(batch[0]), batch[1], weight=weight)
+
+    assert quietly(tmp_path, Weighted(perceptron()), loader_of(rows_of_pairs(24)), watching()) == []
+    why = "the loss function weights classes or elements"
+    told = [each for each in caplog.messages if "no losses of samples" in each]
+    assert told == [f"no losses of samples, nor a leaderboard of them: {why}"]
+    run = read_run(tmp_path)
+    assert run.samples_missing == {"loss": why}
+    assert run.samples["loss"].isna().all()
+    assert "largest_mean_loss" not in set(run.leaderboards["board"])
+    accumulator = EventAccumulator(str(run.path)).Reload()
+    tag = "sensitivity_samples/largest_gradient/text_summary"
+    (table,) = accumulator.Tensors(tag)[-1].tensor_proto.string_val
+    assert f"The loss of samples is not known: {why}." in table.decode()
+
+
+def test_losses_with_label_smoothing_are_on_the_board(tmp_path: Path) -> None:
+    class Smoothed(Learner):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(
+                self.network(batch[0]), batch[1], label_smoothing=0.1
+            )
+
+    fit(tmp_path, Smoothed(perceptron()), loader_of(rows_of_pairs(24)), watching())
+    run = read_run(tmp_path)
+    assert run.samples_missing == {}
+    assert run.samples["loss"].notna().all()
+    assert "largest_mean_loss" in set(run.leaderboards["board"])
+
+
 def test_with_a_wrong_path_to_labels_only_they_are_missing(tmp_path: Path) -> None:
     loader = loader_of(rows_of_pairs(24), collate_fn=as_dict)
     monitor = watching(label="lable", quantities=("coherence", "stiffness_within"), on_error="warn")

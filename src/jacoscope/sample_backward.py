@@ -90,7 +90,7 @@ class SampleBackward:
         chosen: The samples that are measured, in order; ``None`` for all of them.
         ranges: What contributions are multiplied by before they are squared.
         once: Seconds that finding out how to capture took.
-        unknown: Why samples' ``label`` is not known, where it should be.
+        unknown: Why the samples' ``label`` or ``loss`` is not known, where it should be.
     """
 
     capture: JacobianCapture[SampleTensors | None]
@@ -310,7 +310,9 @@ def attach_samples(
         extras["labels"] = labels
     if config.leaderboard:
         losses = sample_losses(loss, samples, capture.frontier_layout, index)
-        if losses is not None:
+        if isinstance(losses, str):
+            unknown["loss"] = losses
+        else:
             extras["losses"] = losses
     id_source, names = _identify(batch, config, samples, ids, position)
     thing = things_of(batch, config.thing if config.leaderboard else "none", samples)

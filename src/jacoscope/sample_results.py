@@ -362,6 +362,7 @@ def _batch(
         norms_RN=norms * own,
         alignments_RN=alignments,
         class_alignments_N=_class_alignments(rows[ALL].gram_NN, _classes(backward, arrays)),
+        unknown=backward.unknown,
         thing=backward.thing if chosen is None else lambda place: backward.thing(chosen[place]),
     )
 
