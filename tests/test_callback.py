@@ -162,7 +162,54 @@ def test_several_optimisers_share_a_step(tmp_path: Path) -> None:
     assert set(run.steps["clipping"]) == {
         "as handed to the optimiser, after any clipping that training_step does itself"
     }
+    assert set(run.steps["reduction"]) == {
+        "sum over all that training_step sent backward since it last zeroed gradients"
+    }
     assert (run["grad_norm"].filter(like="critic") ** 2).sum(axis=1).max() <= 0.5**2 * (1 + 1e-5)
+
+
+class Seldom(lightning.pytorch.LightningModule):
+    """An optimiser that steps in every fourth batch, beside one that steps in all or in none."""
+
+    def __init__(self, is_alone: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.is_alone = is_alone
+        self.seldom, self.often = nn.Linear(36, 3), nn.Linear(36, 3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        features = batch[0].flatten(1)
+        seldom, often = self.optimizers()
+        scores = (
+            self.seldom(features) if self.is_alone else self.seldom(features) + self.often(features)
+        )
+        self.manual_backward(nn.functional.cross_entropy(scores, batch[1]))
+        for optimizer, steps in ((seldom, batch_idx % 4 == 3), (often, not self.is_alone)):
+            if steps:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(each.parameters(), lr=0.1) for each in (self.seldom, self.often)]
+
+
+def test_the_step_after_one_that_is_due_is_recorded_where_none_steps(tmp_path: Path) -> None:
+    schedule: Any = {"every": 5, "first": 0}
+    monitor = SensitivityMonitor(schedule=schedule, on_error="raise")
+    fit(tmp_path, monitor, Seldom(is_alone=True), max_epochs=1)
+    run = read_run(str(monitor.run_dir))
+    assert list(run.steps.index) == [3, 7, 11]
+    assert run["update_norm"]["seldom.weight"].gt(0).all()
+
+
+def test_beside_others_an_optimiser_is_recorded_where_it_steps_with_them(tmp_path: Path) -> None:
+    schedule: Any = {"steps": [0, 3, 5, 7], "every": None, "first": 0}
+    monitor = SensitivityMonitor(schedule=schedule, on_error="raise")
+    fit(tmp_path, monitor, Seldom(is_alone=False), max_epochs=1)
+    update = read_run(str(monitor.run_dir))["update_norm"]
+    assert list(update.index) == [0, 3, 5, 7]
+    assert update["often.weight"].gt(0).all()
+    assert list(update["seldom.weight"].gt(0)) == [False, True, False, True]
 
 
 def test_steps_are_those_of_the_loggers_own_charts(tmp_path: Path) -> None:

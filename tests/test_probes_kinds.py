@@ -153,6 +153,20 @@ def test_without_a_forward_outputs_are_withheld(
     assert len([each for each in caplog.messages if "outputs by the input" in each]) == 1
 
 
+def test_without_a_forward_batches_by_name_are_refused_alike(
+    sink: MemorySink, tmp_path: Path
+) -> None:
+    class Named(Formless):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return nn.functional.cross_entropy(self.network(batch["x"]), batch["y"])
+
+    named = DataLoader([{"x": x, "y": y} for x, y in rows_of_pairs(8, torch.float64)], 4)
+    assert quietly(tmp_path, Named(), named, watching(on_error="warn"), **DOUBLE) == []
+    for record in sink.probes:
+        (why,) = reasons_of(record)
+        assert "forward is not implemented; set probes.method or probes.module" in why
+
+
 def test_an_input_that_is_not_there_is_said(sink: MemorySink, tmp_path: Path) -> None:
     monitor = watching(input="image", on_error="warn")
     assert quietly(tmp_path, Learner(perceptron(torch.float64)), pairs(), monitor, **DOUBLE) == []

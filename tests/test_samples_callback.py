@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from helpers import adversaries, classifier, data, trainer
-from jacoscope import MonitorWarning, SensitivityMonitor, read_run
+from jacoscope import ConfigError, MonitorWarning, SensitivityMonitor, read_run
 from jacoscope.config import LayerRule
 from jacoscope.quantities import SAMPLE_HEADLINES
 from jacoscope.sinks import MemorySink
@@ -530,10 +530,83 @@ def test_a_wrong_path_gets_one_sentence_and_training_goes_on(
     assert hint in said[0]
     assert len(said[0].splitlines()) == 1
     assert len(sink.records) == 3
+    if key == "label":  # all but what needs labels is there
+        assert [record.headline["sample_coverage"] for record in sink.records] == [1.0] * 3
+        return
     for record in sink.records:
         assert f"samples.{key}" in record.withheld["coherence"]
         assert {each.quantity for each in record.records} == {"grad_norm"}
         assert record.headline["sample_coverage"] == 0.0
+
+
+def test_losses_that_are_not_known_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Weighted(Learner):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            weight = torch.tensor([1.0, 2.0, 3.0])
+            return nn.functional.cross_entropy(self.network(batch[0]), batch[1], weight=weight)
+
+    assert quietly(tmp_path, Weighted(perceptron()), loader_of(rows_of_pairs(24)), watching()) == []
+    why = "the loss function weights classes or elements"
+    told = [each for each in caplog.messages if "no losses of samples" in each]
+    assert told == [f"no losses of samples, nor a leaderboard of them: {why}"]
+    run = read_run(tmp_path)
+    assert run.samples_missing == {"loss": why}
+    assert run.samples["loss"].isna().all()
+    assert "largest_mean_loss" not in set(run.leaderboards["board"])
+    accumulator = EventAccumulator(str(run.path)).Reload()
+    tag = "sensitivity_samples/largest_gradient/text_summary"
+    (table,) = accumulator.Tensors(tag)[-1].tensor_proto.string_val
+    assert f"The loss of samples is not known: {why}." in table.decode()
+
+
+def test_losses_with_label_smoothing_are_on_the_board(tmp_path: Path) -> None:
+    class Smoothed(Learner):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(
+                self.network(batch[0]), batch[1], label_smoothing=0.1
+            )
+
+    fit(tmp_path, Smoothed(perceptron()), loader_of(rows_of_pairs(24)), watching())
+    run = read_run(tmp_path)
+    assert run.samples_missing == {}
+    assert run.samples["loss"].notna().all()
+    assert "largest_mean_loss" in set(run.leaderboards["board"])
+
+
+def test_with_a_wrong_path_to_labels_only_they_are_missing(tmp_path: Path) -> None:
+    loader = loader_of(rows_of_pairs(24), collate_fn=as_dict)
+    monitor = watching(label="lable", quantities=("coherence", "stiffness_within"), on_error="warn")
+    said = quietly(tmp_path, Learner(perceptron(), from_dict), loader, monitor)
+    assert len(said) == 1, said
+    run = read_run(tmp_path)
+    assert run["coherence"].shape == (3, 4 + 3)
+    assert run["coherence"].notna().all(axis=None)
+    with pytest.raises(
+        KeyError, match=r"no 'stiffness_within', which was withheld: samples\.label:"
+    ):
+        run["stiffness_within"]
+    assert run.samples_missing["label"].startswith("samples.label: 'lable' is not in the batch")
+    assert run.samples["label"].isna().all()
+    assert run.samples["norm"].notna().all()
+    with pytest.raises(ConfigError, match=r"samples\.label"):
+        fit(tmp_path, Learner(perceptron(), from_dict), loader, watching(label="lable"))
+
+
+@pytest.mark.parametrize("key", ["id", "label"])
+def test_a_size_that_does_not_fit_the_last_batch_is_blamed_itself(
+    key: str, sink: MemorySink, tmp_path: Path
+) -> None:
+    loader = loader_of(rows_of_pairs(20), collate_fn=as_dict)
+    monitor = watching(**{key: "label", "batch_size": 8}, on_error="warn")
+    said = quietly(tmp_path, Learner(perceptron(), from_dict), loader, monitor)
+    assert len(said) == 1, said
+    assert (
+        "samples.batch_size: 8 is not the number of samples in this batch, in which 'label' has "
+        "4 entries"
+    ) in said[0]
+    assert [record.headline["sample_coverage"] for record in sink.records] == [1, 1, 0]
 
 
 @pytest.mark.filterwarnings("default::jacoscope.faults.MonitorWarning")
@@ -565,6 +638,22 @@ def test_a_last_batch_other_than_the_configured_size(sink: MemorySink, tmp_path:
     reasons = sink.records[2].missing["coherence"]
     assert set(reasons) >= {*NAMES, "(all)"}
     assert all("dimension of 8 samples" in reason for reason in reasons.values())
+    assert all("samples.batch_size: 8 says so" in reason for reason in reasons.values())
+
+
+def test_where_the_number_of_samples_is_from_is_said(sink: MemorySink, tmp_path: Path) -> None:
+    """The nodes of all graphs come first in the batch, without a word on whose they are."""
+    loader: Any = DataLoader([graphs(torch.float32)], batch_size=None)
+    monitor = watching(on_error="warn", quantities=("coherence",))
+    assert quietly(tmp_path, Learner(GraphNetwork(), graph_losses), loader, monitor) == []
+    (record,) = sink.records
+    reason = record.missing["coherence"]["network.last.weight"]
+    assert "no tensor between it and the loss has a dimension of 10 samples; 10 is the first " in (
+        reason
+    )
+    assert "dimension of the batch's first tensor, 'nodes'" in reason
+    assert "samples.batch_size" in reason
+    assert "samples.rows" in reason
 
 
 # What cannot be captured.
@@ -654,6 +743,28 @@ def test_manual_optimisation_is_withheld(sink: MemorySink, tmp_path: Path) -> No
     for record in sink.records:
         assert "manual optimisation" in record.withheld["coherence"]
         assert {each.quantity for each in record.records} == {"grad_norm"}
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (adversaries, "under manual optimisation a batch may go backward more than once"),
+        (lambda: classifier(optimizer="lbfgs"), "the loss of one batch went backward more than"),
+    ],
+    ids=["manual optimisation", "LBFGS"],
+)
+def test_samples_that_are_withheld_altogether_are_told_of_once(
+    module: Callable[[], Any], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = watching(quantities=("grad_norm", "coherence"), on_error="warn")
+    assert quietly(tmp_path, module(), data(16), monitor) == []
+    told = [each for each in caplog.messages if "no per-sample gradients" in each]
+    assert len(told) == 1
+    assert told[0].startswith(f"no per-sample gradients: {reason}")
+    with pytest.raises(KeyError, match=f"has no 'coherence', which was withheld: {reason}"):
+        read_run(tmp_path)["coherence"]
+    with pytest.raises(KeyError, match="did you mean 'grad_norm'"):
+        read_run(tmp_path)["grad_nrom"]
 
 
 @pytest.mark.filterwarnings("default::jacoscope.faults.MonitorWarning")

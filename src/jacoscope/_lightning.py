@@ -174,6 +174,8 @@ def gradient_info(trainer: Trainer, module: LightningModule, batch_idx: int) -> 
     """
     window = trainer.accumulate_grad_batches
     reduction = "gradient of the loss that training_step returned"
+    if not module.automatic_optimization:
+        reduction = "sum over all that training_step sent backward since it last zeroed gradients"
     if window > 1:
         reduction += f", summed over the window's batches and divided by {window}"
     if trainer.world_size > 1:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from jacoscope.errors import ConfigError, nearest
 
-__all__ = ["Thing", "batch_size_of", "labels_of", "pick", "rows_of", "tensors_of", "things_of"]
+__all__ = ["Thing", "batch_size_of", "labels_of", "pick", "rows_of", "size_and_source_of"]
+__all__ += ["tensors_of", "things_of"]
 
 Thing: TypeAlias = npt.NDArray[np.uint8] | str
 """A sample as it can be shown."""
@@ -47,11 +48,19 @@ def batch_size_of(batch: Any) -> int | None:
 
     Batches of graphs that say how many graphs they hold (``num_graphs``) are taken at their word.
     """
+    return size_and_source_of(batch)[0]
+
+
+def size_and_source_of(batch: Any) -> tuple[int | None, str]:
+    """The number of samples as :func:`batch_size_of` has it, and where it is from, as a noun."""
     graphs = getattr(batch, "num_graphs", None)
     if isinstance(graphs, int):
-        return graphs
-    sizes = [tensor.shape[0] for _, tensor in tensors_of(batch) if tensor.dim()]
-    return int(sizes[0]) if sizes else None
+        return graphs, "the batch's num_graphs"
+    for path, tensor in tensors_of(batch):
+        if tensor.dim():
+            named = f", {path!r}" if path else ""
+            return int(tensor.shape[0]), f"the first dimension of the batch's first tensor{named}"
+    return None, ""
 
 
 def rows_of(batch: Any) -> Tensor | None:

@@ -174,6 +174,7 @@ class CapturedSamples:
                 position=f"step {self._step}{place}",
                 seed=self._step * 1009,  # one direction for all, along which they add up
                 memory_budget=self._thrift.budget,
+                faults=self._faults,
                 extent=self.extent,
                 resting=self._resting,
                 needs_of_part=self._needs_of_part,

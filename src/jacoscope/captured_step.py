@@ -25,6 +25,7 @@ from jacoscope.quantities import (
     RunningMeans,
     is_per_sample,
     needs_all_samples,
+    needs_labels,
     noise_parts,
 )
 from jacoscope.record import (
@@ -75,6 +76,8 @@ class CapturedStep:
         capture: Takes tensors from the optimisers' steps.
         gradient: Which gradient they are of.
         missing: By parameter, why something of it could not be captured.
+        samples_missing: By parameter, why its samples are missing; known with the record.
+        samples_withheld: Why there are no samples at all, if that is so; known with the record.
     """
 
     def __init__(
@@ -110,6 +113,7 @@ class CapturedStep:
         self._overhead = overhead
         self.batches: tuple[SampleBatch, ...] = ()
         self.samples_missing: Mapping[str, str] = {}
+        self.samples_withheld: str | None = None
 
     def send(self, *, always: bool = False) -> Transfer | None:
         """Send what was measured to the host, or ``None`` if nothing was.
@@ -131,6 +135,7 @@ class CapturedStep:
         withheld: dict[str, str] = {}
         records: list[Record] = []
         samples = self._finish_samples(statistics)
+        self.samples_withheld = samples.withheld
         pairs = [(name, axis) for lane in self._lanes for name, axis in lane.axes.items()]
         for name, axis in (*pairs, *self._group_pairs(pairs)):
             source = statistics
@@ -178,6 +183,8 @@ class CapturedStep:
         results = samples.results
         if is_part and results is not None and results.measured < results.samples:
             return str(samples.capture["extent"])
+        if needs_labels(name) and "label" in samples.capture.get("unknown", {}):
+            return str(samples.capture["unknown"]["label"])
         return self.samples.reason_without(name)
 
     def _finish_samples(self, statistics: HostStatistics) -> _FinishedSamples:
@@ -217,14 +224,18 @@ class CapturedStep:
             )
         return _FinishedSamples(withheld=self._faults.reasons.get(subject))
 
-    def _extent(self, results: SampleResults) -> dict[str, str]:
+    def _extent(self, results: SampleResults) -> dict[str, Any]:
         """How much of the step was measured, for the record, if it was not all."""
         assert self.samples is not None
         extent, measured = self.samples.extent, results.measured
         if measured == results.samples and not results.resting:
             return {}
         described = extent.described(measured, results.samples)
-        return {"extent": f"measured on {described}, {extent.why}"}
+        return {
+            "extent": f"measured on {described}, {extent.why}",
+            "measured_samples": measured,
+            "samples": results.samples,
+        }
 
     def _group_pairs(
         self, pairs: Sequence[tuple[QuantityName, Axis]]

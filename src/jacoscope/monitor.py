@@ -480,6 +480,7 @@ class Monitor:
                 self._recorder.write(closed.record(transfer.result(), self._agenda.trainable))
                 self._recorder.rank(closed.batches, closed.step, closed.epoch)
                 self._recorder.tell_withheld(closed.samples_missing, self._agenda.captured)
+                self._recorder.tell_without_samples(closed.samples_withheld)
 
     def expect_end(self, steps: float) -> None:
         """Tell how many steps the run has, where that is known; an overhead budget makes use of it.

@@ -192,7 +192,9 @@ class StepRecord:
         capture: How samples were captured, by parameter: rules, layouts, verification errors; and
             ``coupled``, the layers that couple samples: below them a sample's row is the part of
             the gradient that flows through its own activations; and ``extent``, how much of the
-            step per-sample quantities were measured on, where it was not all.
+            step per-sample quantities were measured on, where it was not all, with
+            ``measured_samples`` and ``samples``, how many of how many; and ``unknown``, why the
+            samples' ``label`` or ``loss`` is not known, where it should be.
         samples: How per-sample gradients are distributed, where they were captured.
     """
 

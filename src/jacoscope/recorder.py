@@ -52,6 +52,8 @@ class Recorder:
         self._leaderboard = Leaderboard(told.leaderboard or 1, told.layer_leaderboard)
         self._ranked: tuple[int, int] | None = None  # the epoch, and its last step so far
         self._told: set[str] = set()
+        self._withheld: set[str] = set()
+        self._has_told_of_losses = False
 
     @property
     def stop_reason(self) -> str | None:
@@ -95,6 +97,7 @@ class Recorder:
             self.close_epoch()
         for batch in batches:
             self._leaderboard.add(batch)
+            self._tell_without_losses(batch)
         self._ranked = epoch, step
 
     def close_epoch(self) -> None:
@@ -119,6 +122,23 @@ class Recorder:
         if new:
             more = f", and {len(new) - 1} more" if len(new) > 1 else ""
             _log.warning("no per-sample gradients of %s%s: %s", new[0], more, missing[new[0]])
+
+    def _tell_without_losses(self, batch: SampleBatch) -> None:
+        reason = batch.unknown.get("loss")
+        if reason is not None and not self._has_told_of_losses:
+            self._has_told_of_losses = True
+            _log.warning("no losses of samples, nor a leaderboard of them: %s", reason)
+
+    def tell_without_samples(self, reason: str | None) -> None:
+        """Log, once for each reason, that a step's samples are withheld altogether.
+
+        Args:
+            reason: Why, if that is so; of a fault the warning has told already.
+        """
+        if reason is None or reason in self._withheld or reason in self._faults.reasons.values():
+            return
+        self._withheld.add(reason)
+        _log.warning("no per-sample gradients: %s", reason)
 
     def close(self) -> None:
         """Close the sinks."""

@@ -17,12 +17,14 @@ from jacoscope.batches import (
     labels_of,
     pick,
     rows_of,
+    size_and_source_of,
     things_of,
 )
 from jacoscope.capturing import Calibrations, Closure, JacobianCapture, sample_losses, samples_of
 from jacoscope.config import Samples
 from jacoscope.errors import ConfigError
 from jacoscope.extent import Extent
+from jacoscope.faults import Faults
 from jacoscope.jacobian import Jacobian
 from jacoscope.quantities import (
     FloatArray,
@@ -88,6 +90,7 @@ class SampleBackward:
         chosen: The samples that are measured, in order; ``None`` for all of them.
         ranges: What contributions are multiplied by before they are squared.
         once: Seconds that finding out how to capture took.
+        unknown: Why the samples' ``label`` or ``loss`` is not known, where it should be.
     """
 
     capture: JacobianCapture[SampleTensors | None]
@@ -100,6 +103,7 @@ class SampleBackward:
     ranges: Ranges
     chosen: tuple[int, ...] | None = None
     once: float = 0.0
+    unknown: Mapping[str, str] = field(default_factory=dict)
     parcel: Parcel | None = None
 
     @property
@@ -226,6 +230,7 @@ def attach_samples(
     position: str,
     seed: int,
     memory_budget: int,
+    faults: Faults,
     extent: Extent = Extent(),
     resting: Collection[str] = (),
     needs_of_part: Mapping[str, SampleNeeds] | None = None,
@@ -246,6 +251,8 @@ def attach_samples(
         position: What to call the batch where they are not.
         seed: Tells apart the random directions of captures.
         memory_budget: Bytes that temporary tensors may take.
+        faults: What to do where labels are not where they should be: without them all but what is
+            made of them can be had.
         extent: On how many samples to measure.
         resting: Parameters that are checked and not measured.
         needs_of_part: By parameter, what to measure where it is not on all samples.
@@ -258,12 +265,7 @@ def attach_samples(
         ValueError: If the number of samples cannot be told.
     """
     rows = pick(batch, config.rows, "samples.rows") if config.rows else rows_of(batch)
-    count = config.batch_size if batch_size is None else batch_size
-    if count is None and rows is None:
-        count = batch_size_of(batch)
-    if count is None and rows is not None and batch is not None:
-        graphs = getattr(batch, "num_graphs", None)
-        count = graphs if isinstance(graphs, int) else None
+    count, advice = _count(batch, config, rows, batch_size)
     if count == 0 or (isinstance(rows, Tensor) and not rows.numel()):
         return None
     samples, index = samples_of(count, rows)
@@ -296,24 +298,64 @@ def attach_samples(
         dim=config.batch_dim,
     )
     once = time.perf_counter() - begun if calibrations.made > made else 0.0
+    capture.missing.update({name: capture.missing[name] + advice for name in capture.untold})
     extras: dict[Hashable, Tensor] = {}
     if scale is not None:
         extras["scale"] = scale
-    labels = _labels(batch, config, samples)
+    unknown: dict[str, str] = {}
+    labels: Tensor | list[Any] | None = None
+    try:
+        labels = _labels(batch, config, samples)
+    except ConfigError as error:
+        if faults.policy == "raise":
+            raise
+        unknown["label"] = str(error)
+        faults.note("reading the samples' labels", unknown["label"])
     if isinstance(labels, Tensor):
         extras["labels"] = labels
     if config.leaderboard:
         losses = sample_losses(loss, samples, capture.frontier_layout, index)
-        if losses is not None:
+        if isinstance(losses, str):
+            unknown["loss"] = losses
+        else:
             extras["losses"] = losses
     id_source, names = _identify(batch, config, samples, ids, position)
     thing = things_of(batch, config.thing if config.leaderboard else "none", samples)
     known = labels if isinstance(labels, list) else None
     backward = SampleBackward(
-        capture, samples, known, names, id_source, thing, extras, ranges, chosen, once
+        capture, samples, known, names, id_source, thing, extras, ranges, chosen, once, unknown
     )
     capture.attach()
     return backward
+
+
+def _count(
+    batch: Any, config: Samples, rows: Tensor | None, batch_size: int | None
+) -> tuple[int | None, str]:
+    """The number of samples, and what to do where nothing has so many rows.
+
+    The latter ends a sentence; it is empty where the user's own code gave the number.
+    """
+    given = config.batch_size if batch_size is None else batch_size
+    if rows is not None:
+        graphs = getattr(batch, "num_graphs", None)
+        whose = f"samples.rows ({config.rows!r})" if config.rows else "the batch's own 'batch'"
+        return (
+            given or (graphs if isinstance(graphs, int) else None),
+            f"; as many as {whose} has, which has to name the sample of each row",
+        )
+    if batch_size is not None:
+        return batch_size, ""
+    if config.batch_size is not None:
+        return config.batch_size, (
+            f"; samples.batch_size: {config.batch_size} says so, which has to be the number of "
+            "samples in every batch, the last one too"
+        )
+    count, source = size_and_source_of(batch)
+    return count, (
+        f"; {count} is {source}: where that is not the number of samples, say how many there are "
+        "by samples.batch_size, or which sample each row belongs to by samples.rows"
+    )
 
 
 def _labels(batch: Any, config: Samples, samples: int) -> Tensor | list[Any] | None:
@@ -321,9 +363,9 @@ def _labels(batch: Any, config: Samples, samples: int) -> Tensor | list[Any] | N
         return labels_of(batch, samples)
     given = pick(batch, config.label, "samples.label")
     if isinstance(given, Tensor):
-        _check_count(given.numel(), samples, config.label, "samples.label")
+        _check_count(given.numel(), samples, config.label, "samples.label", config, batch)
         return given.detach().flatten()
-    _check_count(len(given), samples, config.label, "samples.label")
+    _check_count(len(given), samples, config.label, "samples.label", config, batch)
     return list(given)
 
 
@@ -331,7 +373,7 @@ def _identify(batch: Any, config: Samples, samples: int, ids: Ids | None, positi
     if config.id is not None:
         given = pick(batch, config.id, "samples.id")
         named = given.tolist() if isinstance(given, Tensor) else list(given)
-        _check_count(len(named), samples, config.id, "samples.id")
+        _check_count(len(named), samples, config.id, "samples.id", config, batch)
         return f"batch key {config.id!r}", named
     if ids is not None and len(ids[1]) == samples:
         return ids
@@ -340,10 +382,20 @@ def _identify(batch: Any, config: Samples, samples: int, ids: Ids | None, positi
     ]
 
 
-def _check_count(count: int, samples: int, path: str, key: str) -> None:
-    if count != samples:
+def _check_count(
+    count: int, samples: int, path: str, key: str, config: Samples, batch: Any
+) -> None:
+    """Refuse what has not one entry for each sample; the number of samples may be what is wrong."""
+    if count == samples:
+        return
+    if config.batch_size == samples and count == batch_size_of(batch):
         raise ConfigError(
-            f"{path!r} has {count} entries, but the batch has {samples} samples; name what has one "
-            "for each",
-            key=key,
+            f"{samples} is not the number of samples in this batch, in which {path!r} has {count} "
+            "entries; leave it out, or let the loader drop a last batch of another size",
+            key="samples.batch_size",
         )
+    raise ConfigError(
+        f"{path!r} has {count} entries, but the batch has {samples} samples; name what has one "
+        "for each",
+        key=key,
+    )

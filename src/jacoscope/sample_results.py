@@ -161,7 +161,8 @@ class SampleResults:
         statistics: By row (parameters and groups), then by statistic.
         missing: By row, why it has none.
         batches: The samples themselves, for leaderboards.
-        capture: How they were captured: rules, layouts, verification, and what couples samples.
+        capture: How they were captured: rules, layouts, verification, what couples samples, and
+            what is not known of them.
         closure: The largest relative closure error of a parameter that stood the check.
         samples: Number of samples.
         measured: Number of those of them that were measured.
@@ -260,7 +261,7 @@ def results_of(
         statistics=statistics,
         missing=missing,
         batches=tuple(batches),
-        capture=opened.backwards[0].how(),
+        capture=_how(opened.backwards),
         closure=max(closure, default=math.nan),
         samples=opened.samples,
         measured=sum(backward.measured for backward in opened.backwards),
@@ -271,6 +272,12 @@ def results_of(
         grad_sq=grad_sq if len(opened.backwards) * whole.processes == 1 else {},
         resting=rest,
     )
+
+
+def _how(backwards: Sequence[SampleBackward]) -> dict[str, Any]:
+    """How the samples of the first were captured, and what is not known of those of any."""
+    unknown = {name: why for each in backwards for name, why in each.unknown.items()}
+    return {**backwards[0].how(), **({"unknown": unknown} if unknown else {})}
 
 
 def _rest(
@@ -355,6 +362,7 @@ def _batch(
         norms_RN=norms * own,
         alignments_RN=alignments,
         class_alignments_N=_class_alignments(rows[ALL].gram_NN, _classes(backward, arrays)),
+        unknown=backward.unknown,
         thing=backward.thing if chosen is None else lambda place: backward.thing(chosen[place]),
     )
 

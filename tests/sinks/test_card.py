@@ -138,7 +138,7 @@ def test_it_says_which_gradient_it_is() -> None:
     text = _card(gradient=gradient)
     for part in ("SCALING", "CLIPPING", "REDUCTION", "over 4 batches, 2 processes", "32-true"):
         assert part in text
-    assert "over one batch;" in _card()
+    assert "before clipping; precision 32-true" in _card(), "of how many batches is not said"
 
 
 def test_it_names_the_versions() -> None:

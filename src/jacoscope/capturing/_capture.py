@@ -175,6 +175,11 @@ class JacobianCapture(Generic[Value]):
         return next(found, None)
 
     @property
+    def untold(self) -> frozenset[str]:
+        """Parameters that are missing since nothing has as many rows as there are samples."""
+        return self.calibration.plan.untold if self.calibration is not None else frozenset()
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Number of scalars of each parameter; a complex one has two."""
         return {name: as_real(each).numel() for name, each in self._parameters.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -17,15 +17,31 @@ __all__ = ["sample_losses"]
 # Between the loss and the function that reduced it over samples.
 _PASSED = frozenset(("Mul", "Div", "View", "Squeeze", "Unsqueeze", "Mean", "Sum", "ToCopy"))
 _STEPS = 8
+# Between a loss function's term and the logarithms of probabilities.
+_HARD = frozenset(("NllLoss", "NllLoss2D"))
+_RESHAPING = frozenset(("View", "Squeeze", "Unsqueeze", "ReshapeAlias", "UnsafeView"))
+_SMOOTHING = frozenset(("Div", "Mean", "Sum", "MaskedFill", "Neg"))
+_ROUNDING = 1e-6
+_MEAN = 1  # what nodes of loss functions call a mean
+
+_OTHER = (
+    "the loss is not cross entropy, binary cross entropy, or a squared, absolute or Huber error, "
+    "up to a factor"
+)
+_SEVERAL = "the loss is a sum of several terms"
+_WEIGHTED = "the loss weights its samples, or their terms"
+_CLASSES = "the loss function weights classes or elements"
+_WHOSE = "which of the loss's terms are which sample's is not known"
 
 
 def sample_losses(
     loss: Tensor, samples: int, frontier: Layout | None, index: Tensor | None
-) -> Tensor | None:
-    """The mean loss of each sample's terms, shape (N,), or ``None`` where it cannot be read.
+) -> Tensor | str:
+    """The mean loss of each sample's terms, shape (N,), or why it cannot be read.
 
-    It is read for cross entropy, mean squared and absolute errors, Huber's and smooth absolute
-    errors, and binary cross entropy, if the loss is one such term, up to a factor.
+    It is read for cross entropy, with label smoothing or without, mean squared and absolute errors,
+    Huber's and smooth absolute errors, and binary cross entropy, if the loss is one such term, up
+    to a factor.
 
     Args:
         loss: The loss.
@@ -36,15 +52,27 @@ def sample_losses(
     node, _ = past_sinks(loss.grad_fn, loss.output_nr)
     for _ in range(_STEPS):
         if node is None:
-            return None
+            break
         terms = _terms(node)
+        if isinstance(terms, str):
+            return terms
         if terms is not None:
-            return _by_sample(*terms, samples, frontier, index)
-        following = [past_sinks(*edge)[0] for edge in node.next_functions if edge[0] is not None]
-        if operation_of(node.name()) not in _PASSED or len(following) != 1 or _weighs(node):
-            return None
+            losses = _by_sample(*terms, samples, frontier, index)
+            return _WHOSE if losses is None else losses
+        following = _following(node)
+        if operation_of(node.name()) == "Add" and len(following) > 1:
+            return _SEVERAL
+        if operation_of(node.name()) in ("Mul", "Div") and _weighs(node):
+            return _WEIGHTED
+        if operation_of(node.name()) not in _PASSED or len(following) != 1:
+            break
         node = following[0]
-    return None
+    return _OTHER
+
+
+def _following(node: Node) -> list[Node | None]:
+    """What a node is made of, as far as that has a gradient."""
+    return [past_sinks(*edge)[0] for edge in node.next_functions if edge[0] is not None]
 
 
 def _weighs(node: Node) -> bool:
@@ -53,14 +81,19 @@ def _weighs(node: Node) -> bool:
     return any(isinstance(each, Tensor) and each.numel() > 1 for each in saved)
 
 
-def _terms(node: Node) -> tuple[Tensor, Tensor] | None:
-    """Loss of each term, samples and positions first, and which terms count."""
+def _terms(node: Node) -> tuple[Tensor, Tensor] | str | None:
+    """Loss of each term, samples and positions first, and which terms count; or why there are none.
+
+    ``None`` is for what is no loss function.
+    """
     operation = operation_of(node.name())
     with torch.no_grad():
-        if operation in ("NllLoss", "NllLoss2D"):
-            return None if _saved(node, "weight") is not None else _cross_entropy(node)
+        if operation == "Add":
+            return _smoothed(node)
+        if operation in _HARD:
+            return _CLASSES if _saved(node, "weight") is not None else _cross_entropy(node)
         if any(_saved(node, name) is not None for name in ("weight", "pos_weight")):
-            return None
+            return _CLASSES
         error: Callable[[Node, Tensor, Tensor], Tensor] | None = _ELEMENTWISE.get(operation)
         if error is None:
             return None
@@ -72,7 +105,56 @@ def _terms(node: Node) -> tuple[Tensor, Tensor] | None:
         return values, torch.ones_like(values, dtype=torch.bool)
 
 
-def _cross_entropy(node: Node) -> tuple[Tensor, Tensor] | None:
+def _smoothed(node: Node) -> tuple[Tensor, Tensor] | str | None:
+    """Cross entropy with label smoothing ε, which PyTorch adds up of two terms.
+
+    They are 1 − ε times the loss of the target, and ε / C times the sum of those of all C classes,
+    of the same logarithms of probabilities.
+    """
+    scaled = [_scaled(each) for each in _following(node)]
+    if len(scaled) != 2 or getattr(node, "_saved_alpha", None) != 1:
+        return None
+    (own, hard), (every, smooth) = scaled
+    hard, _ = _past(hard, _RESHAPING)
+    if hard is None or operation_of(hard.name()) not in _HARD:
+        return None
+    given = _saved(hard, "self")
+    if given is None or given.dim() < 2 or abs(own + every * given.shape[1] - 1) > _ROUNDING:
+        return None
+    if _saved(hard, "weight") is not None:
+        return _CLASSES
+    (source, _), (origin, done) = _past(hard, _HARD | _RESHAPING), _past(smooth, _SMOOTHING)
+    is_mean = getattr(hard, "_saved_reduction", None) == _MEAN
+    is_alike = done.count("Neg") == 1 and is_mean == ("Div" in done or "Mean" in done)
+    if source is None or source is not origin or not is_alike:
+        return None
+    return _cross_entropy(hard, own, every)
+
+
+def _scaled(node: Node | None) -> tuple[float, Node | None]:
+    """A number that something is multiplied by, and what it is."""
+    factor = getattr(node, "_saved_other", None)
+    if node is None or operation_of(node.name()) != "Mul" or not isinstance(factor, float):
+        return 1.0, node
+    return factor, next(iter(_following(node)), None)
+
+
+def _past(node: Node | None, passed: Collection[str]) -> tuple[Node | None, list[str]]:
+    """What a value is made of by these operations alone, and by which."""
+    done: list[str] = []
+    for _ in range(_STEPS):
+        following = _following(node) if node is not None else []
+        if node is None or operation_of(node.name()) not in passed or len(following) != 1:
+            return node, done
+        done.append(operation_of(node.name()))
+        node = following[0]
+    return None, done
+
+
+def _cross_entropy(
+    node: Node, own: float = 1.0, every: float = 0.0
+) -> tuple[Tensor, Tensor] | None:
+    """Cross entropies: ``own`` times that of the target, ``every`` times those of all classes."""
     given, target = _saved(node, "self"), _saved(node, "target")
     if given is None or target is None or given.dim() < 2:
         return None
@@ -81,6 +163,8 @@ def _cross_entropy(node: Node) -> tuple[Tensor, Tensor] | None:
     counts = target != ignored
     safe = torch.where(counts, target, 0)
     values = -given.gather(1, safe.unsqueeze(1)).squeeze(1)
+    if every:
+        values = own * values - every * given.sum(1)
     values = torch.where(counts, values, 0)
     if values.dim() > 1:
         known = counts.flatten(1).sum(1)

@@ -68,6 +68,7 @@ class CapturePlan:
         bases: By value, where uses are added up.
         leaves: By parameter that can be captured, the index of its leaf.
         missing: By parameter, why it cannot be captured.
+        untold: Those of them that are missing since nothing has as many rows as there are samples.
         rules: By parameter, the rules that its uses go by.
         described: By parameter, the layouts of its uses.
         coupled: What couples the samples: batch normalisations in training mode.
@@ -86,6 +87,7 @@ class CapturePlan:
     bases: Mapping[Edge, Base] = field(default_factory=dict)
     leaves: Mapping[str, int] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    untold: frozenset[str] = frozenset()
     rules: Mapping[str, str] = field(default_factory=dict)
     described: Mapping[str, str] = field(default_factory=dict)
     coupled: tuple[str, ...] = ()

@@ -108,18 +108,8 @@ def make_plan(
         return min(found, key=lambda each: each.rank).plan
     what = "samples" if index is None else "rows"
     reason = _UNTOLD.format(count=samples if index is None else len(index), what=what)
-    return _without(samples, index, leaves, absent, reason)
-
-
-def _without(
-    samples: int,
-    index: Tensor | None,
-    leaves: Mapping[str, int],
-    absent: Mapping[str, str],
-    reason: str,
-) -> CapturePlan:
-    """The plan for what cannot be captured at all."""
-    return CapturePlan(samples, index, missing={**dict.fromkeys(leaves, reason), **absent})
+    missing = {**dict.fromkeys(leaves, reason), **absent}
+    return CapturePlan(samples, index, missing=missing, untold=frozenset(leaves))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ Shape suffixes: R rows (all watched parameters, then layers), N samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -46,6 +46,7 @@ class SampleBatch:
             none.
         thing: Returns the sample at an index of the batch itself, if it can be shown. It is asked
             only for samples that enter a board, and not after the batch was added.
+        unknown: Why the samples' ``label`` or ``loss`` is not known, where it should be.
     """
 
     ids: Sequence[SampleId]
@@ -58,6 +59,7 @@ class SampleBatch:
     alignments_RN: FloatArray
     class_alignments_N: FloatArray | None
     thing: Callable[[int], Thing | None]
+    unknown: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         samples = len(self.ids)

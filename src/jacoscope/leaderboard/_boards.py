@@ -126,6 +126,7 @@ class EpochBoards:
         last_layer: The layer that ``columns.last_layer_norms`` is over; ``None`` if there was none.
         pushes: By sample on a board of all layers, the layers that have most of its gradient, each
             with its share of ‖g_i‖², largest first.
+        unknown: Why samples' ``label`` or ``loss`` is not known, where it should be.
     """
 
     epoch: int
@@ -137,3 +138,4 @@ class EpochBoards:
     omitted: int = 0
     last_layer: str | None = None
     pushes: Mapping[SampleId, tuple[tuple[str, float], ...]] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)

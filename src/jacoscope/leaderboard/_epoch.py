@@ -35,6 +35,7 @@ class Epoch:
         ids: What each sample is called, in the order in which they came.
         labels: The class of each, ``None`` where it is not known.
         id_sources: Where ids came from.
+        unknown: Why samples' ``label`` or ``loss`` is not known, where it should be.
         last_layer: The layer that ``last_layer_norm`` is over: the last of the first batch that
             has layers.
     """
@@ -43,6 +44,7 @@ class Epoch:
         self.ids: list[SampleId] = []
         self.labels: list[SampleId | None] = []
         self.id_sources: list[str] = []
+        self.unknown: dict[str, str] = {}
         self.last_layer: str | None = None
         self._slots: dict[SampleId, int] = {}
         self._table = np.zeros(0, dtype=_NUMBERS)
@@ -60,6 +62,7 @@ class Epoch:
                 self.labels[slot] = plain(batch.labels[index])
         if batch.id_source not in self.id_sources:
             self.id_sources.append(batch.id_source)
+        self.unknown.update(batch.unknown)
         if self.last_layer is None and len(batch.rows) > 1:
             self.last_layer = batch.rows[-1]
         numbers: dict[str, Any] = {

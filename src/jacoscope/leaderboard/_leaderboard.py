@@ -137,6 +137,7 @@ class Leaderboard:
             omitted=len(seen) - len(by_norm_N),
             last_layer=seen.last_layer,
             pushes={name: self._pushes[name] for name in shown if name in self._pushes},
+            unknown=dict(seen.unknown),
         )
         self._begin()
         return result

@@ -105,8 +105,8 @@ class ModelFunction:
         with self.rewound(), torch.no_grad():
             try:
                 raw = self._run({}, self._leaves)
-            except NotImplementedError as error:
-                if method == "forward" and not path:
+            except (NotImplementedError, TypeError) as error:
+                if method == "forward" and not path and _is_of_no_forward(error):
                     raise ProbeError(
                         "the model's forward is not implemented; set probes.method or "
                         "probes.module to what maps inputs to outputs"
@@ -314,6 +314,14 @@ class ModelFunction:
             yield
         finally:
             handle.remove()
+
+
+def _is_of_no_forward(error: Exception) -> bool:
+    """Whether it is PyTorch's answer to calling a module that has no forward of its own.
+
+    The function that stands in for one takes no keyword arguments, and refuses those first.
+    """
+    return isinstance(error, NotImplementedError) or "_forward_unimplemented()" in str(error)
 
 
 @contextmanager

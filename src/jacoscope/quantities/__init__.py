@@ -28,6 +28,7 @@ from jacoscope.quantities._table import (
     is_per_sample,
     is_probed,
     needs_all_samples,
+    needs_labels,
     statistics_for,
 )
 from jacoscope.quantities.headline import (
@@ -80,6 +81,7 @@ __all__ = [
     "is_probed",
     "measure_samples",
     "needs_all_samples",
+    "needs_labels",
     "noise_parts",
     "sample_needs",
     "sample_statistics",

@@ -27,6 +27,7 @@ from jacoscope.quantities._quantity import BoolArray, FloatArray, IntArray
 
 __all__ = [
     "OF_ALL_SAMPLES",
+    "OF_LABELS",
     "SAMPLE_STATISTICS",
     "SampleArrays",
     "combine_statistics",
@@ -74,6 +75,11 @@ is in its prefix: ``pair_`` and ``gram_`` the Gram matrix, ``column_`` the colum
 
 OF_ALL_SAMPLES = frozenset({"gram_trace_sum", "gram_top_sum", "gram_entropy_sum", "column_max_sum"})
 """Statistics that depend on how many samples there are, so that some do not tell them of all."""
+
+OF_LABELS = frozenset(
+    {"pair_within_sum", "pair_within_count", "pair_between_sum", "pair_between_count"}
+)
+"""Statistics that only the samples' labels can tell."""
 
 
 @dataclass(frozen=True, eq=False)

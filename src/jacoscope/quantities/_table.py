@@ -7,7 +7,11 @@ from collections.abc import Iterable, Mapping
 
 from jacoscope.config import QuantityName
 from jacoscope.quantities._quantity import Quantity
-from jacoscope.quantities._sample_statistics import OF_ALL_SAMPLES, SAMPLE_STATISTICS
+from jacoscope.quantities._sample_statistics import (
+    OF_ALL_SAMPLES,
+    OF_LABELS,
+    SAMPLE_STATISTICS,
+)
 from jacoscope.quantities._statistics import STATISTICS, Statistic
 from jacoscope.quantities.agreement import AGREEMENT_QUANTITIES
 from jacoscope.quantities.fisher import FISHER_QUANTITIES
@@ -94,6 +98,11 @@ def is_per_sample(name: QuantityName) -> bool:
 def needs_all_samples(name: QuantityName) -> bool:
     """Whether a quantity cannot be told from some of a batch's samples."""
     return not OF_ALL_SAMPLES.isdisjoint(QUANTITIES[name].needs)
+
+
+def needs_labels(name: QuantityName) -> bool:
+    """Whether a quantity cannot be told without the samples' labels."""
+    return not OF_LABELS.isdisjoint(QUANTITIES[name].needs)
 
 
 def is_probed(name: str) -> bool:

@@ -67,7 +67,7 @@ HEADLINES: tuple[Headline, ...] = (
         "grad_norm",
         "√(Σ g²)",
         "loss per unit of parameter",
-        "Gradient norm of the whole model, before clipping.",
+        "Gradient norm of the whole model; before clipping, except where training_step clips.",
         ("grad_sq",),
         _norm("grad_sq"),
     ),

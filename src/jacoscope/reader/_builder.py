@@ -22,6 +22,8 @@ __all__ = ["RunBuilder"]
 
 _OF_SAMPLES = (".sample_quantiles", ".gram", ".gram_spectrum")
 """Tensors of captured steps; all others are of probes."""
+_EXTENT = ("samples", "measured_samples", "extent")
+"""What a status says of the samples where not all of a step is measured."""
 
 
 class RunBuilder:
@@ -46,6 +48,7 @@ class RunBuilder:
         self._batches: dict[int, dict[str, Any]] = {}
         self._alerts: dict[int, list[dict[str, Any]]] = {}
         self._quantiles: tuple[float, ...] = ()
+        self._unknown: dict[str, str] = {}
 
     def add(
         self, step: int, wall_time: float, tag: str, schema: dict[str, Any], value: Any
@@ -116,7 +119,11 @@ class RunBuilder:
                 tensors.pop(step, None)
 
     def _note_status(self, step: int) -> None:
-        self._steps.setdefault(step, {}).update(self._status.get("gradient", {}))
+        told = self._status.get("samples", {})
+        self._unknown.update(told.get("unknown", {}))
+        self._steps.setdefault(step, {}).update(
+            self._status.get("gradient", {}), **{name: told.get(name) for name in _EXTENT}
+        )
         rows = [
             {"step": step, "quantity": quantity, "parameter": name, "reason": reason}
             for quantity, names in self._status.get("missing", {}).items()
@@ -166,7 +173,14 @@ class RunBuilder:
                 )
             frame.index.name, frame.columns.name = "step", None
             values[quantity] = frame
+        for step, told in self._steps.items():
+            if told.get("extent") is None:  # all that were captured, if any were
+                count = self._headline.get(step, {}).get("sample_count")
+                told["samples"] = told["measured_samples"] = count
         steps = pd.DataFrame.from_dict(self._steps, orient="index").sort_index()
+        for name in ("samples", "measured_samples"):
+            if name in steps:
+                steps[name] = steps[name].astype("float64")
         steps.index.name = "step"
         for step, probe in self._probes.items():
             self._missing.setdefault(step, []).extend(_missing_of(step, probe))
@@ -189,6 +203,7 @@ class RunBuilder:
             self._alerts,
             grams_of(self._batches, self._tensors),
             (self._tensors.get(".sample_quantiles", {}), self._quantiles),
+            self._unknown,
         )
 
 

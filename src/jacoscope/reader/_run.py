@@ -32,7 +32,10 @@ class Run:
         config: The monitor's configuration, as plain values.
         versions: Versions of the packages that were at work.
         units: By quantity, its unit.
-        steps: One row per captured step: its epoch, wall time, and which gradient it is of.
+        steps: One row per captured step: its epoch, wall time, and which gradient it is of; the
+            number of its ``samples`` and of those that per-sample quantities were measured on
+            (``measured_samples``), and in words, as ``extent``, on how much of the step that was
+            where an overhead budget left out samples or layers. Missing where it does not apply.
         parameters: One row per watched parameter: layer, type, kind, shape, size, quantities, …
         left_out: One row per parameter that is not watched, with the reason.
         missing: One row per value that is missing: step, quantity, parameter (``*`` for all) and
@@ -41,6 +44,8 @@ class Run:
             label, loss, norm of its gradient, alignment with its batch and with its class (the mean
             of the cosines with the gradients of its others in the batch), running means over
             epochs of all but the alignment with its batch, …; ``nan`` where not known.
+        samples_missing: By column of ``samples``, ``label`` or ``loss``, why captured steps lack it
+            that should have it.
         capture: One row per parameter whose per-sample gradients were captured: the rules that it
             went by, how samples were told apart, and its relative error against masked
             back-propagation; as last recorded.
@@ -78,6 +83,7 @@ class Run:
         alerts: Mapping[int, Sequence[Mapping[str, Any]]],
         grams: dict[int, Gram],
         quantiles: tuple[Mapping[int, tuple[tuple[str, ...], npt.NDArray[Any]]], tuple[float, ...]],
+        unknown: Mapping[str, str],
     ) -> None:
         import pandas as pd
 
@@ -107,6 +113,7 @@ class Run:
             described.get("left_out", []), columns=["parameter", "layer", "reason"]
         )
         self.samples = sample_frame(epochs)
+        self.samples_missing = dict(unknown)
         self.leaderboards = board_frame(epochs)
         self._values = values
         self._histograms = histograms
@@ -129,8 +136,16 @@ class Run:
         if quantity == "grad_histogram" and self._histograms:
             raise KeyError("grad_histogram has many values per parameter; use run.histogram(name)")
         if quantity not in self._values:
-            raise KeyError(f"the run has no {quantity!r}; {nearest(quantity, self._values)}")
+            raise KeyError(f"the run has no {quantity!r}{self._why_without(quantity)}")
         return self._values[quantity].copy()
+
+    def _why_without(self, quantity: str) -> str:
+        """Why the run lacks a quantity, to end a sentence with."""
+        reasons = list(self.missing["reason"][self.missing["quantity"] == quantity].unique())
+        if not reasons:
+            return f"; {nearest(quantity, self._values)}"
+        others = f" (run.missing has {len(reasons) - 1} more reasons)" if reasons[1:] else ""
+        return f", which was withheld: {reasons[-1]}{others}"
 
     def histogram(self, parameter: str) -> pd.DataFrame:
         """A parameter's gradients by bin: one row per captured step, one column per bin.

@@ -82,13 +82,11 @@ def _watched(selection: Selection) -> str:
 
 
 def _gradient(gradient: GradientInfo) -> str:
-    ranks = f", {gradient.ranks} processes" if gradient.ranks > 1 else ""
-    window = gradient.full_window
-    batches = f"{window} batches" if window > 1 else "one batch"
-    return (
-        f"**Which gradient:** {gradient.reduction}; {gradient.scaling}; {gradient.clipping}; over "
-        f"{batches}{ranks}; precision {gradient.precision}."
-    )
+    counts = ((gradient.full_window, "batches"), (gradient.ranks, "processes"))
+    several = ", ".join(f"{count} {what}" for count, what in counts if count > 1)
+    parts = [gradient.reduction, gradient.scaling, gradient.clipping]
+    parts += [f"over {several}"] if several else []
+    return f"**Which gradient:** {'; '.join(parts)}; precision {gradient.precision}."
 
 
 def _headline(run: RunInfo) -> str:

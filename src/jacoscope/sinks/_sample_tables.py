@@ -47,6 +47,8 @@ def _text(boards: EpochBoards, title: str, explanation: str, rows: list[list[str
             f" The record holds the numbers of the {len(boards.columns.ids):,} with the largest "
             "gradients."
         )
+    for name, why in boards.unknown.items():
+        seen += f" The {name} of samples is not known: {escaped(one_line(why))}."
     header, *body = rows
     lines = [header, ["---"] * len(header), *body]
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

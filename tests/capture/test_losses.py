@@ -1,0 +1,102 @@
+"""Losses of samples as they are read from the graph, against losses that nothing has reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from jacoscope.capturing import sample_losses
+
+N, C = 6, 4
+WEIGHTS = torch.linspace(0.5, 2, C, dtype=torch.float64)
+
+
+def scores(*inner: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(N, C, *inner, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, C, (N, *inner), generator=generator)
+    return given.requires_grad_(), labels
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("inner", [(), (5,), (3, 2)], ids=str)
+@pytest.mark.parametrize("ignored", [-100, 1])
+def test_cross_entropy(
+    inner: tuple[int, ...], smoothing: float, reduction: str, ignored: int
+) -> None:
+    given, labels = scores(*inner)
+    labels.flatten()[0] = 0
+    told: dict[str, Any] = {"label_smoothing": smoothing, "ignore_index": ignored}
+    loss = functional.cross_entropy(given, labels, reduction=reduction, **told)
+    found = sample_losses((loss / 3).mean(), N, None, None)
+    each = functional.cross_entropy(given, labels, reduction="none", **told).reshape(N, -1)
+    counts = labels.ne(ignored).reshape(N, -1)
+    expected = torch.stack(
+        [row[known].mean() for row, known in zip(each, counts, strict=True)]
+    ).detach()
+    assert isinstance(found, Tensor)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0, equal_nan=True)
+
+
+def _weighted(given: Tensor, labels: Tensor) -> Tensor:
+    each = functional.cross_entropy(given, labels, reduction="none")
+    return (torch.linspace(0, 1, N) * each).mean()
+
+
+def _penalised(given: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(given, labels) + 1e-3 * given.square().sum()
+
+
+def _halves(given: Tensor, labels: Tensor) -> Tensor:
+    """Two scaled terms, as with label smoothing, of which the second is of other scores."""
+    others = -(2 * given).log_softmax(1).sum(1).mean()
+    return 0.9 * functional.cross_entropy(given, labels) + 0.1 / C * others
+
+
+def _bonus(given: Tensor, labels: Tensor) -> Tensor:
+    """Label smoothing with the other sign."""
+    known = given.log_softmax(1)
+    return 0.9 * functional.nll_loss(known, labels) + 0.1 / C * known.sum(1).mean()
+
+
+def _unlike(given: Tensor, labels: Tensor) -> Tensor:
+    """A mean of the one and a sum of the other."""
+    known = given.log_softmax(1)
+    return 0.9 * functional.nll_loss(known, labels) + 0.1 / C * -known.sum(1).sum()
+
+
+UNKNOWN: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "class weights": (
+        lambda x, y: functional.cross_entropy(x, y, weight=WEIGHTS),
+        "weights classes or elements",
+    ),
+    "class weights and label smoothing": (
+        lambda x, y: functional.cross_entropy(x, y, weight=WEIGHTS, label_smoothing=0.1),
+        "weights classes or elements",
+    ),
+    "weights of samples": (_weighted, "weights its samples"),
+    "a penalty": (_penalised, "is a sum of several terms"),
+    "what only looks like label smoothing": (_halves, "is a sum of several terms"),
+    "a bonus for certainty": (_bonus, "is a sum of several terms"),
+    "reduced in two ways": (_unlike, "is a sum of several terms"),
+    "another function": (lambda x, y: x.logsumexp(1).mean(), "is not cross entropy"),
+    "soft targets": (
+        lambda x, y: functional.cross_entropy(x, functional.one_hot(y, C).double()),
+        "is not cross entropy",
+    ),
+    "part of the rows": (lambda x, y: functional.cross_entropy(x[:-1], y[:-1]), "which sample's"),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_what_cannot_be_read_has_its_reason(case: str) -> None:
+    loss, reason = UNKNOWN[case]
+    found = sample_losses(loss(*scores()), N, None, None)
+    assert isinstance(found, str)
+    assert reason in found
