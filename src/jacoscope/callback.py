@@ -96,13 +96,13 @@ class SensitivityMonitor(Callback, _OtherCallback):
             With no rules every parameter is watched; with some, a parameter that none matches is
             not.
         schedule: When to capture.
-        overhead: The largest share of the training time that the monitor may take, such as 0.03:
-            what schedules ask for is then left out where it would take more. Where captures would
-            come less than a tenth as often, or hardly at all in a run of known length, per-sample
-            quantities are measured on fewer samples (a half, a quarter, …, at least 16), and after
-            that on a part of the layers at a time; nothing is approximated without the record
-            saying so. What is captured depends on how fast the machine is; with ``null`` on the
-            schedules alone.
+        overhead: The largest share of the training time that the monitor may take, such as 0.03,
+            and at least 0.0001: what schedules ask for is then left out where it would take more.
+            Where captures would come less than a tenth as often, or hardly at all in a run of known
+            length, per-sample quantities are measured on fewer samples (a half, a quarter, …, at
+            least 16), and after that on a part of the layers at a time; nothing is approximated
+            without the record saying so. What is captured depends on how fast the machine is; with
+            ``null`` on the schedules alone.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.
