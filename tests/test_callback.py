@@ -576,6 +576,7 @@ def test_a_crash_in_the_first_step_is_not_blamed_on_the_optimiser(tmp_path: Path
 
 def test_a_writer_that_fails_leaves_no_run_folder(tmp_path: Path) -> None:
     monitor = SensitivityMonitor(output={"directory": "/proc/nowhere"})  # type: ignore[arg-type]
-    with pytest.warns(MonitorWarning, match="writing to TensorBoard failed"):
+    with pytest.warns(MonitorWarning, match="writing to TensorBoard failed") as told:
         fit(tmp_path, monitor, max_epochs=1)
+    assert {each.filename for each in told if each.category is MonitorWarning} == {__file__}
     assert monitor.run_dir is None

@@ -203,8 +203,9 @@ def test_shadowed_rules_are_pointed_out() -> None:
 
 def test_watching_nothing_is_said() -> None:
     reason = "no parameter is watched, so nothing will be recorded: they are elsewhere"
-    with pytest.warns(MonitorWarning, match=reason):
+    with pytest.warns(MonitorWarning, match=reason) as told:
         Monitor(small(), withheld="they are elsewhere")
+    assert told[0].filename == __file__, "of whoever made the monitor"
 
 
 def test_off_the_capture_steps_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:

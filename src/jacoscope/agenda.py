@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
 from torch import nn
@@ -12,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from jacoscope.adapting import Adaptation
 from jacoscope.config import MonitorConfig
 from jacoscope.extent import Extent, extents_of
-from jacoscope.faults import MonitorWarning
+from jacoscope.faults import warn
 from jacoscope.pacing import Budget, Overhead
 from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of
 from jacoscope.quantities import is_per_sample, needs_all_samples
@@ -250,20 +249,14 @@ class Agenda:
     def warn_of_what_has_no_effect(self) -> None:
         """Warn whoever has made the monitor of rules that decide nothing, and of no parameters."""
         for index in self.selection.shadowed:
-            warnings.warn(
-                f"jacoscope: rule layers[{index}] decides nothing, since earlier rules match all "
-                "that it matches; move it up to give it effect",
-                MonitorWarning,
-                stacklevel=3,
+            warn(
+                f"rule layers[{index}] decides nothing, since earlier rules match all that it "
+                "matches; move it up to give it effect"
             )
         if not self.selection.targets and self.selection.is_final:
             left_out = self.selection.left_out
             reason = left_out[0].reason if left_out else "the model has none"
-            warnings.warn(
-                f"jacoscope: no parameter is watched, so nothing will be recorded: {reason}",
-                MonitorWarning,
-                stacklevel=3,
-            )
+            warn(f"no parameter is watched, so nothing will be recorded: {reason}")
 
 
 def _numel(parameter: nn.Parameter) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -39,7 +38,7 @@ from jacoscope.config import (
     resolve_config,
 )
 from jacoscope.errors import ConfigError
-from jacoscope.faults import MonitorWarning
+from jacoscope.faults import warn
 from jacoscope.monitor import Monitor
 from jacoscope.plan import lanes_of
 from jacoscope.processes import Processes
@@ -345,11 +344,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the session while the logger can still be written to."""
         if self._session is not None and self._session.monitor.has_seen_no_optimizer:
-            warnings.warn(
-                "jacoscope: nothing was recorded, since no optimiser stepped through the Trainer; "
-                "under manual optimisation, step those of self.optimizers()",
-                MonitorWarning,
-                stacklevel=2,
+            warn(
+                "nothing was recorded, since no optimiser stepped through the Trainer; under "
+                "manual optimisation, step those of self.optimizers()"
             )
         self._gather(trainer)
         self._end_session(trainer)
