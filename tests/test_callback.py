@@ -580,3 +580,53 @@ def test_a_writer_that_fails_leaves_no_run_folder(tmp_path: Path) -> None:
         fit(tmp_path, monitor, max_epochs=1)
     assert {each.filename for each in told if each.category is MonitorWarning} == {__file__}
     assert monitor.run_dir is None
+
+
+NEVER: Any = {"every": None, "first": 0, "steps": [1000, 2000]}
+
+
+def test_a_schedule_that_asks_for_no_step_is_pointed_out(tmp_path: Path) -> None:
+    monitor = SensitivityMonitor(
+        layers=[{"match": "network.0"}, {"schedule": {**NEVER, "hook": lambda *_: None}}],
+        schedule=NEVER,
+    )
+    with pytest.warns(MonitorWarning) as told:
+        fit(tmp_path, monitor, max_epochs=1, limit_train_batches=5)
+    ours = [each for each in told if each.category is MonitorWarning]
+    assert [str(each.message).partition(" (")[0] for each in ours] == [
+        "jacoscope: no step was captured, so nothing was recorded: the run ended after 5 steps, "
+        "none of which schedule"
+    ]
+    assert "schedule (steps: [1000, 2000]) or layers[1].schedule (steps" in str(ours[0].message)
+    assert str(ours[0].message).endswith("asked for; ask for earlier ones, such as first: 10")
+    assert ours[0].filename == __file__
+
+
+def test_a_probes_schedule_that_asks_for_no_step_is_pointed_out(tmp_path: Path) -> None:
+    probes: Any = {"schedule": NEVER}
+    monitor = SensitivityMonitor(quantities=("actual_change",), probes=probes)
+    with pytest.warns(MonitorWarning, match=r"5 steps, none of which probes.schedule \(steps"):
+        fit(tmp_path, monitor, max_epochs=1, limit_train_batches=5)
+
+
+def test_what_a_schedule_misses_is_told_of_no_dry_run_and_once_per_cause(tmp_path: Path) -> None:
+    fit(tmp_path, SensitivityMonitor(schedule=NEVER), fast_dev_run=True)
+
+    def hook(step: int, epoch: int) -> bool:
+        raise RuntimeError("planted")
+
+    failing: Any = {**NEVER, "hook": hook}
+    with pytest.warns(MonitorWarning) as told:
+        fit(tmp_path, SensitivityMonitor(schedule=failing), max_epochs=1)
+    ours = [str(each.message) for each in told if each.category is MonitorWarning]
+    assert len(ours) == 1
+    assert "planted" in ours[0]
+
+
+def test_a_run_that_goes_on_is_not_told_of_steps_that_it_does_not_reach(tmp_path: Path) -> None:
+    monitor = SensitivityMonitor(schedule={"every": 1000, "first": 0})  # type: ignore[arg-type]
+    fitting = fit(tmp_path, monitor, max_epochs=1)
+    fitting.fit_loop.max_epochs = 2
+    fitting.fit(classifier(), data())  # a MonitorWarning would be an error of its own here
+    assert monitor.run_dir is not None
+    assert len(read_run(monitor.run_dir).steps) == 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jacoscope.config import Schedule
 from jacoscope.errors import ConfigError
-from jacoscope.schedule import Timetable
+from jacoscope.schedule import Timetable, describe_schedule
 
 often = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -220,3 +220,17 @@ def test_a_path_that_leads_to_no_hook(path: str, said: str) -> None:
     assert repr(path) in str(caught.value)
     assert said in str(caught.value)
     assert str(caught.value).splitlines() == [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (Schedule(), "every: 50, first: 10"),
+        (Schedule(every=None, first=0, steps=(7,)), "steps: [7]"),
+        (Schedule(every=None, steps=tuple(range(9))), "first: 10, steps: [0, 1, 2, 3, 4, …]"),
+        (Schedule(every=None, first=0, per_epoch=2, hook=max), "per_epoch: 2, hook: max"),
+        (Schedule(every=3, first=0, hook="a.b"), "every: 3, hook: a.b"),
+    ],
+)
+def test_a_schedule_in_words(schedule: Schedule, said: str) -> None:
+    assert describe_schedule(schedule) == said

@@ -15,6 +15,7 @@ from jacoscope.faults import warn
 from jacoscope.pacing import Budget, Overhead
 from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of
 from jacoscope.quantities import is_per_sample, needs_all_samples
+from jacoscope.schedule import describe_schedule
 from jacoscope.selection import Selection, select
 from jacoscope.sharding import Sharding
 from jacoscope.transit import Transit
@@ -100,6 +101,11 @@ class Agenda:
         self._known_extents: dict[int, tuple[Extent, ...]] = {}
         if self.budget is not None:
             self.budget.forget_refused()
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether a budget has left out captures that schedules asked for."""
+        return self.adaptation is not None and self.adaptation.left_out > 0
 
     @property
     def is_outdated(self) -> bool:
@@ -257,6 +263,23 @@ class Agenda:
             left_out = self.selection.left_out
             reason = left_out[0].reason if left_out else "the model has none"
             warn(f"no parameter is watched, so nothing will be recorded: {reason}")
+
+    def warn_of_missed_schedules(self, steps: int, *, are_probed: bool) -> None:
+        """Warn whoever trains that schedules asked for none of the run's steps.
+
+        Args:
+            steps: How many steps the run had.
+            are_probed: Whether probes were to be run too.
+        """
+        targets = [lane.targets[0] for lane in self.lanes]
+        asked = {target.schedule_key: target.schedule for target in targets}
+        if are_probed:
+            asked["probes.schedule"] = self._config.probes.schedule
+        said = " or ".join(f"{key} ({describe_schedule(asked[key])})" for key in asked)
+        warn(
+            f"no step was captured, so nothing was recorded: the run ended after {steps} steps, "
+            f"none of which {said} asked for; ask for earlier ones, such as first: 10"
+        )
 
 
 def _numel(parameter: nn.Parameter) -> int:

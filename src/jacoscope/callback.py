@@ -349,6 +349,10 @@ class SensitivityMonitor(Callback, _OtherCallback):
                 "manual optimisation, step those of self.optimizers()"
             )
         self._gather(trainer)
+        session = self._session
+        if session is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with session.containing("following the Trainer"):
+                session.monitor.warn_of_missed_schedules(_stepped(trainer))
         self._end_session(trainer)
 
     def on_exception(

@@ -7,7 +7,10 @@ import math
 
 from jacoscope.config import Schedule, resolve_callable
 
-__all__ = ["Timetable"]
+__all__ = ["Timetable", "describe_schedule"]
+
+_FEW = 5
+"""Steps that a description names."""
 
 
 class Timetable:
@@ -67,3 +70,18 @@ class Timetable:
         if schedule.every:
             candidates.append(-(-step // schedule.every) * schedule.every)
         return min(candidates, default=math.inf)
+
+
+def describe_schedule(schedule: Schedule) -> str:
+    """What a schedule asks for, in its own options, such as ``steps: [1000]``."""
+    hook = schedule.hook
+    named = hook if isinstance(hook, str) else getattr(hook, "__qualname__", type(hook).__name__)
+    steps = ", ".join(map(str, schedule.steps[:_FEW])) + (", …" * (len(schedule.steps) > _FEW))
+    asked = {
+        "every": schedule.every,
+        "first": schedule.first,
+        "steps": f"[{steps}]" if steps else None,
+        "per_epoch": schedule.per_epoch,
+        "hook": named if hook else None,
+    }
+    return ", ".join(f"{key}: {value}" for key, value in asked.items() if value)
