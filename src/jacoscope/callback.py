@@ -25,6 +25,7 @@ from jacoscope._lightning import (
 )
 from jacoscope._sampler import SampledIndices
 from jacoscope._training_loss import TrainingLoss, loss_withheld_reason
+from jacoscope.alerts import check_alerts
 from jacoscope.config import (
     DEFAULT_QUANTITIES,
     AlertRule,
@@ -176,7 +177,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
         self._end_session()
         withheld = withheld_reason(trainer)
         sharding = Sharding(trainer.strategy.model or pl_module)
-        lanes_of(select(pl_module, self.config, withheld=withheld, sharding=sharding))
+        selection = select(pl_module, self.config, withheld=withheld, sharding=sharding)
+        lanes_of(selection)
+        check_alerts(selection, self.config)
         reason = samples_withheld_reason(trainer, pl_module)
         processes, reason = processes_of(trainer, self.config, reason)
         if not trainer.is_global_zero and processes is None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from jacoscope.agenda import Agenda
+from jacoscope.alerts import check_alerts
 from jacoscope.captured_samples import CapturedSamples
 from jacoscope.captured_step import CapturedStep
 from jacoscope.capturing import Versions
@@ -178,6 +179,7 @@ class Monitor:
         self._last: tuple[int, int] = (0, 0)
         self._was_due = False
         self._select()
+        check_alerts(self.selection, self.config)
         if self._transit.is_first:
             self._agenda.warn_of_what_has_no_effect()
 
