@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from jacoscope.adapting import Adaptation
-from jacoscope.config import MonitorConfig
+from jacoscope.config import MonitorConfig, Output
 from jacoscope.extent import Extent, extents_of
 from jacoscope.faults import warn
 from jacoscope.pacing import Budget, Overhead
@@ -253,16 +253,30 @@ class Agenda:
         return any(lane.timetable.has_hook for lane in self.lanes)
 
     def warn_of_what_has_no_effect(self) -> None:
-        """Warn whoever has made the monitor of rules that decide nothing, and of no parameters."""
+        """Warn whoever has made the monitor of what has no effect, and of no parameters."""
         for index in self.selection.shadowed:
             warn(
                 f"rule layers[{index}] decides nothing, since earlier rules match all that it "
                 "matches; move it up to give it effect"
             )
+        self._warn_of_nothing_to_show()
         if not self.selection.targets and self.selection.is_final:
             left_out = self.selection.left_out
             reason = left_out[0].reason if left_out else "the model has none"
             warn(f"no parameter is watched, so nothing will be recorded: {reason}")
+
+    def _warn_of_nothing_to_show(self) -> None:
+        """Warn of what is to be shown and is not measured; the default pictures may be idle."""
+        config, default = self._config, Output()
+        asked = {*config.quantities, *(q for rule in config.layers for q in rule.quantities or ())}
+        for key in ("pictures", "layer_scalars"):
+            names = getattr(config.output, key)
+            idle = [name for name in names if name not in asked]
+            if idle and names != getattr(default, key):
+                warn(
+                    f"output.{key} names {', '.join(idle)}, which nothing measures; add it to "
+                    "quantities, or leave it out there"
+                )
 
     def warn_of_missed_schedules(self, steps: int, *, are_probed: bool) -> None:
         """Warn whoever trains that schedules asked for none of the run's steps.
