@@ -265,6 +265,39 @@ def test_two_monitors_with_groups_of_their_own(tmp_path: Path) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("place", ["trainer", "module", "later"])
+def test_two_monitors_of_one_group_are_refused(pl: ModuleType, place: str, tmp_path: Path) -> None:
+    first, second = SensitivityMonitor(schedule=EVERY), SensitivityMonitor()
+    given = {"trainer": [first, second], "module": [], "later": [first]}[place]
+    fitting, module = trainer(pl, tmp_path, callbacks=given), classifier(pl)
+    module.training_step = lambda *_: pytest.fail("training has begun")
+    if place == "module":
+        module.configure_callbacks = lambda: [first, second]
+    elif place == "later":
+        fitting.callbacks.append(second)
+    said = "^output.group: two monitors have the group 'sensitivity'; give each its own$"
+    with pytest.raises(ConfigError, match=said):
+        fitting.fit(module, data())
+
+
+@BOTH
+def test_one_monitor_given_twice_is_refused(pl: ModuleType, tmp_path: Path) -> None:
+    monitor = SensitivityMonitor()
+    fitting = trainer(pl, tmp_path, callbacks=[monitor, monitor])
+    with pytest.raises(ConfigError, match="same SensitivityMonitor twice; give it once"):
+        fitting.fit(classifier(pl), data())
+
+
+def test_the_state_is_found_by_its_name_at_any_time(tmp_path: Path) -> None:
+    monitor, name = SensitivityMonitor(), "jacoscope.SensitivityMonitor[sensitivity]"
+    assert {name: 3}[monitor.state_key] == 3
+    assert monitor.state_key == name == str(monitor.state_key)
+    fit(tmp_path, monitor, max_epochs=1)
+    assert type(monitor.state_key) is str, "as it stands in checkpoints"
+    assert monitor.state_key == name
+
+
+@BOTH
 def test_other_stages_write_nothing(pl: ModuleType, tmp_path: Path) -> None:
     monitor = SensitivityMonitor()
     fitting = trainer(pl, tmp_path, callbacks=[monitor], logger=False)

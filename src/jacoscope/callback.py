@@ -24,6 +24,7 @@ from jacoscope._lightning import (
     withheld_reason,
 )
 from jacoscope._sampler import SampledIndices
+from jacoscope._state_key import UnsettledKey
 from jacoscope._training_loss import TrainingLoss, loss_withheld_reason
 from jacoscope.alerts import check_alerts
 from jacoscope.config import (
@@ -152,6 +153,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         }
         self.config = _one_config(config, separate)
         self._state_key = f"jacoscope.SensitivityMonitor[{self.config.output.group}]"
+        self._is_set_up = False
         self.run_dir: str | None = None
         self._session: _Session | None = None
         self._state: Mapping[str, Any] = {}
@@ -159,7 +161,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
     @property
     def state_key(self) -> str:
         """The name that its state has in a checkpoint; it differs by group."""
-        return self._state_key  # the Trainer asks at every hook of every step
+        if self._is_set_up:
+            return self._state_key  # the Trainer asks at every hook of every step
+        return UnsettledKey(self._state_key)
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and other processes get: the configuration and counters, no open files."""
@@ -167,6 +171,22 @@ class SensitivityMonitor(Callback, _OtherCallback):
         # whole module along.
         kept = {key: value for key, value in vars(self).items() if key not in ("log", "log_dict")}
         return {**kept, "_session": None, "_state": self.state_dict()}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse two monitors whose output would be mixed up.
+
+        Raises:
+            ConfigError: If two monitors of the Trainer have the same group.
+        """
+        self._is_set_up = True
+        group = self.config.output.group
+        monitors = [each for each in trainer.callbacks if isinstance(each, SensitivityMonitor)]  # type: ignore[attr-defined]
+        if monitors.count(self) > 1:
+            raise ConfigError("the Trainer has the same SensitivityMonitor twice; give it once")
+        if [monitor.config.output.group for monitor in monitors].count(group) > 1:
+            raise ConfigError(
+                f"two monitors have the group {group!r}; give each its own", key="output.group"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a session: what is watched is decided, and files are opened on rank zero.
