@@ -62,6 +62,15 @@ def _rule(**told: Any) -> AlertRule:
     return AlertRule(**{"name": "test", "quantity": "grad_rms", **told})
 
 
+class _Parts(BoringModel):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.layer
+        self.encoder = torch.nn.Linear(4, 3)
+        self.head = torch.nn.Linear(3, 2)
+        self.rest = torch.nn.Linear(2, 2)
+
+
 # When
 
 
@@ -212,6 +221,60 @@ def test_a_rule_that_could_never_tell_is_refused() -> None:
         MonitorConfig(alerts=(_rule(above=1), _rule(above=2)))
     assert MonitorConfig(quantities=("weight_norm",)).alert_rules == DEFAULT_ALERTS  # may be idle
     assert MonitorConfig(alerts=()).alert_rules == ()
+
+
+@pytest.mark.parametrize(
+    ("told", "key", "said"),
+    [
+        ({"match": "haed"}, "match", "'haed' matches nothing that .*; did you mean 'head'"),
+        ({"match": "haed.*"}, "match", "did you mean 'head'"),
+        (
+            {"match": ["*.gain", "zzz"]},
+            "match",
+            r"'\*.gain', 'zzz' matches nothing that grad_rms is",
+        ),
+        ({"match": "(all)"}, "match", "valid names are encoder, head, encoder.weight"),
+        ({"match": "rest"}, "match", "'rest' matches nothing"),
+        ({"kind": "norm"}, "kind", "'norm' is the kind of nothing that grad_rms .* weight, bias$"),
+        ({"match": "*.bias", "kind": "weight"}, "kind", "that match takes, whose kinds are bias$"),
+        ({"match": "group g", "quantity": "coherence"}, "match", "'group g' .* mean 'group q'"),
+    ],
+)
+def test_a_rule_on_rows_that_are_not_there_is_refused(
+    told: Any, key: str, said: str, tmp_path: Path
+) -> None:
+    config: dict[str, Any] = {
+        "quantities": ["grad_rms", "coherence"],
+        "layers": [{"match": ["encoder", "head"], "group": "q"}, {"exclude": True}],
+        "alerts": [_rule(name="fine", above=1), _rule(above=1, **told)],
+    }
+    with pytest.raises(ConfigError, match=said) as caught:
+        Monitor(_Parts(), config)
+    assert caught.value.key == f"alerts[1].{key}"
+    fitting = trainer(pl, tmp_path, callbacks=[SensitivityMonitor(**config)])
+    with pytest.raises(ConfigError, match=said):
+        fitting.fit(_Parts())
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *({"match": "head"}, {"match": ["zzz", "*.bias"], "kind": "bias"}, {"kind": "bias"}),
+        *({"match": "(all)", "quantity": "coherence"}, {"quantity": "coherence"}),
+        *({"match": "group q", "quantity": "coherence"}, {"match": "layer *", "quantity": "gsnr"}),
+        {"match": "zzz", "quantity": "actual_change"},
+    ],
+)
+def test_a_rule_on_rows_that_are_there(told: Any) -> None:
+    quantities = ["grad_rms", "coherence", "gsnr", "actual_change"]
+    layers = [{"group": "q"}]
+    rules = [_rule(above=1, **told)]
+    Monitor(_Parts(), {"quantities": quantities, "layers": layers, "alerts": rules})
+
+
+def test_a_rule_may_name_what_a_lazy_layer_makes() -> None:
+    model = torch.nn.Sequential(torch.nn.LazyLinear(3))
+    Monitor(model, {"alerts": [_rule(above=1, match="zzz")]})
 
 
 def test_defaults_have_names_and_reasons_of_their_own() -> None:

@@ -312,6 +312,39 @@ def test_two_monitors_with_groups_of_their_own(tmp_path: Path) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize("place", ["trainer", "module", "later"])
+def test_two_monitors_of_one_group_are_refused(pl: ModuleType, place: str, tmp_path: Path) -> None:
+    first, second = SensitivityMonitor(schedule=EVERY), SensitivityMonitor()
+    given = {"trainer": [first, second], "module": [], "later": [first]}[place]
+    fitting, module = trainer(pl, tmp_path, callbacks=given), classifier(pl)
+    module.training_step = lambda *_: pytest.fail("training has begun")
+    if place == "module":
+        module.configure_callbacks = lambda: [first, second]
+    elif place == "later":
+        fitting.callbacks.append(second)
+    said = "^output.group: two monitors have the group 'sensitivity'; give each its own$"
+    with pytest.raises(ConfigError, match=said):
+        fitting.fit(module, data())
+
+
+@BOTH
+def test_one_monitor_given_twice_is_refused(pl: ModuleType, tmp_path: Path) -> None:
+    monitor = SensitivityMonitor()
+    fitting = trainer(pl, tmp_path, callbacks=[monitor, monitor])
+    with pytest.raises(ConfigError, match="same SensitivityMonitor twice; give it once"):
+        fitting.fit(classifier(pl), data())
+
+
+def test_the_state_is_found_by_its_name_at_any_time(tmp_path: Path) -> None:
+    monitor, name = SensitivityMonitor(), "jacoscope.SensitivityMonitor[sensitivity]"
+    assert {name: 3}[monitor.state_key] == 3
+    assert monitor.state_key == name == str(monitor.state_key)
+    fit(tmp_path, monitor, max_epochs=1)
+    assert type(monitor.state_key) is str, "as it stands in checkpoints"
+    assert monitor.state_key == name
+
+
+@BOTH
 def test_other_stages_write_nothing(pl: ModuleType, tmp_path: Path) -> None:
     monitor = SensitivityMonitor()
     fitting = trainer(pl, tmp_path, callbacks=[monitor], logger=False)
@@ -623,6 +656,57 @@ def test_a_crash_in_the_first_step_is_not_blamed_on_the_optimiser(tmp_path: Path
 
 def test_a_writer_that_fails_leaves_no_run_folder(tmp_path: Path) -> None:
     monitor = SensitivityMonitor(output={"directory": "/proc/nowhere"})  # type: ignore[arg-type]
-    with pytest.warns(MonitorWarning, match="writing to TensorBoard failed"):
+    with pytest.warns(MonitorWarning, match="writing to TensorBoard failed") as told:
         fit(tmp_path, monitor, max_epochs=1)
+    assert {each.filename for each in told if each.category is MonitorWarning} == {__file__}
     assert monitor.run_dir is None
+
+
+NEVER: Any = {"every": None, "first": 0, "steps": [1000, 2000]}
+
+
+def test_a_schedule_that_asks_for_no_step_is_pointed_out(tmp_path: Path) -> None:
+    monitor = SensitivityMonitor(
+        layers=[{"match": "network.0"}, {"schedule": {**NEVER, "hook": lambda *_: None}}],
+        schedule=NEVER,
+    )
+    with pytest.warns(MonitorWarning) as told:
+        fit(tmp_path, monitor, max_epochs=1, limit_train_batches=5)
+    ours = [each for each in told if each.category is MonitorWarning]
+    assert [str(each.message).partition(" (")[0] for each in ours] == [
+        "jacoscope: no step was captured, so nothing was recorded: the run ended after 5 steps, "
+        "none of which schedule"
+    ]
+    assert "schedule (steps: [1000, 2000]) or layers[1].schedule (steps" in str(ours[0].message)
+    assert str(ours[0].message).endswith("asked for; ask for earlier ones, such as first: 10")
+    assert ours[0].filename == __file__
+
+
+def test_a_probes_schedule_that_asks_for_no_step_is_pointed_out(tmp_path: Path) -> None:
+    probes: Any = {"schedule": NEVER}
+    monitor = SensitivityMonitor(quantities=("actual_change",), probes=probes)
+    with pytest.warns(MonitorWarning, match=r"5 steps, none of which probes.schedule \(steps"):
+        fit(tmp_path, monitor, max_epochs=1, limit_train_batches=5)
+
+
+def test_what_a_schedule_misses_is_told_of_no_dry_run_and_once_per_cause(tmp_path: Path) -> None:
+    fit(tmp_path, SensitivityMonitor(schedule=NEVER), fast_dev_run=True)
+
+    def hook(step: int, epoch: int) -> bool:
+        raise RuntimeError("planted")
+
+    failing: Any = {**NEVER, "hook": hook}
+    with pytest.warns(MonitorWarning) as told:
+        fit(tmp_path, SensitivityMonitor(schedule=failing), max_epochs=1)
+    ours = [str(each.message) for each in told if each.category is MonitorWarning]
+    assert len(ours) == 1
+    assert "planted" in ours[0]
+
+
+def test_a_run_that_goes_on_is_not_told_of_steps_that_it_does_not_reach(tmp_path: Path) -> None:
+    monitor = SensitivityMonitor(schedule={"every": 1000, "first": 0})  # type: ignore[arg-type]
+    fitting = fit(tmp_path, monitor, max_epochs=1)
+    fitting.fit_loop.max_epochs = 2
+    fitting.fit(classifier(), data())  # a MonitorWarning would be an error of its own here
+    assert monitor.run_dir is not None
+    assert len(read_run(monitor.run_dir).steps) == 1

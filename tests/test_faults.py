@@ -1,3 +1,5 @@
+import linecache
+import threading
 import warnings
 from typing import Literal
 
@@ -42,6 +44,27 @@ def test_each_subject_is_told_once() -> None:
         for subject in ("pictures", "headline", "pictures", "pictures", "headline"):
             _fail(faults, subject)
     assert [str(warning.message).split()[1] for warning in told] == ["pictures", "headline"]
+
+
+def test_the_line_shown_is_the_callers() -> None:
+    faults = Faults("warn")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        faults.note("pictures", "boom")
+        _fail(faults, "headline")
+    assert [warning.filename for warning in told] == [__file__, __file__]
+    shown = [linecache.getline(warning.filename, warning.lineno).strip() for warning in told]
+    assert shown == ['faults.note("pictures", "boom")', "with faults.contain(subject):"]
+
+
+def test_a_thread_without_a_caller_is_warned_too() -> None:
+    faults = Faults("warn")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        thread = threading.Thread(target=faults.note, args=("pictures", "boom"))
+        thread.start()
+        thread.join()
+    assert [warning.category for warning in told] == [MonitorWarning]
 
 
 def test_the_latest_reason_is_kept() -> None:

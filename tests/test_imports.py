@@ -63,6 +63,7 @@ _ORDER = [
         "_lightning",
         "_sampler",
         "_training_loss",
+        "_state_key",
         "_verifying",
         "_mistakes",
         "callback",

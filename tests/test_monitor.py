@@ -201,10 +201,23 @@ def test_shadowed_rules_are_pointed_out() -> None:
         Monitor(small(), {"layers": [{}, {"kind": "bias"}]})
 
 
+@pytest.mark.parametrize("key", ["pictures", "layer_scalars"])
+def test_what_is_shown_and_not_measured_is_pointed_out(key: str) -> None:
+    said = rf"output.{key} names saliency, coherence, which nothing measures; add it to quantities"
+    told = {"quantities": ["grad_rms"], "layers": [{"quantities": ["grad_max"]}]}
+    with pytest.warns(MonitorWarning, match=said):
+        Monitor(
+            small(), {**told, "output": {key: ["grad_rms", "grad_max", "saliency", "coherence"]}}
+        )
+    Monitor(small(), told)  # whose default pictures show less
+    Monitor(small(), {**told, "output": {key: ["grad_rms", "grad_max"]}})
+
+
 def test_watching_nothing_is_said() -> None:
     reason = "no parameter is watched, so nothing will be recorded: they are elsewhere"
-    with pytest.warns(MonitorWarning, match=reason):
+    with pytest.warns(MonitorWarning, match=reason) as told:
         Monitor(small(), withheld="they are elsewhere")
+    assert told[0].filename == __file__, "of whoever made the monitor"
 
 
 def test_off_the_capture_steps_nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jacoscope.config import Schedule
 from jacoscope.errors import ConfigError
-from jacoscope.schedule import Timetable
+from jacoscope.schedule import Timetable, describe_schedule
 
 often = settings(derandomize=True, deadline=None, max_examples=200)
 
@@ -144,12 +146,6 @@ def test_a_hook_overrules_or_leaves_it_to_the_others(
     assert asked == [(step, epoch) for step, epoch, _ in _walk(epochs)]
 
 
-@pytest.mark.parametrize(("answer", "is_due"), [(1, True), (0, False), ("yes", True), ([], False)])
-def test_other_answers_are_read_as_python_reads_them(answer: object, is_due: bool) -> None:
-    schedule = Schedule(every=1, hook=lambda step, epoch: answer)  # type: ignore[arg-type,return-value]
-    assert Timetable(schedule).is_due(3, 0, 0) is is_due
-
-
 def test_an_exception_in_a_hook_is_not_swallowed() -> None:
     def hook(step: int, epoch: int) -> bool | None:
         raise ZeroDivisionError(f"at {step}")
@@ -220,3 +216,31 @@ def test_a_path_that_leads_to_no_hook(path: str, said: str) -> None:
     assert repr(path) in str(caught.value)
     assert said in str(caught.value)
     assert str(caught.value).splitlines() == [str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (Schedule(), "every: 50, first: 10"),
+        (Schedule(every=None, first=0, steps=(7,)), "steps: [7]"),
+        (Schedule(every=None, steps=tuple(range(9))), "first: 10, steps: [0, 1, 2, 3, 4, …]"),
+        (Schedule(every=None, first=0, per_epoch=2, hook=max), "per_epoch: 2, hook: max"),
+        (Schedule(every=3, first=0, hook="a.b"), "every: 3, hook: a.b"),
+    ],
+)
+def test_a_schedule_in_words(schedule: Schedule, said: str) -> None:
+    assert describe_schedule(schedule) == said
+
+
+@pytest.mark.parametrize("answer", [True, np.True_, torch.tensor(True)])
+def test_a_hook_may_answer_with_any_flag(answer: object) -> None:
+    hook = Timetable(Schedule(every=None, first=0, hook=lambda *_: answer))  # type: ignore[arg-type, return-value]
+    assert hook.is_due(3, 0, 0) is True
+
+
+@pytest.mark.parametrize("answer", ["yes", 1, 0, 0.5, [], torch.tensor(1)])
+def test_a_hook_that_answers_otherwise_is_refused(answer: object) -> None:
+    hook = Timetable(Schedule(hook=lambda *_: answer))  # type: ignore[arg-type, return-value]
+    said = f"hook: returned a value of type {type(answer).__name__}; return True, False or None"
+    with pytest.raises(ConfigError, match=said):
+        hook.is_due(0, 0, 0)

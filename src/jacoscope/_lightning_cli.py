@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from jacoscope._mistakes import MONITOR_KEYS, check_files, mistake_in_options
 from jacoscope._verifying import VerifyingCallback
 from jacoscope._version import __version__
+from jacoscope.alerts import check_alerts
 from jacoscope.callback import SensitivityMonitor
 from jacoscope.errors import nearest
 from jacoscope.inspection import report
@@ -41,6 +42,7 @@ class InspectingTrainer(Trainer):
             if isinstance(callback, SensitivityMonitor):
                 model.configure_model()
                 selection = select(model, callback.config)
+                check_alerts(selection, callback.config)
                 probe_plan(selection, callback.config, model)  # what it cannot use is told here too
                 print(report(selection, callback.config))
 

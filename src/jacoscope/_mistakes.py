@@ -58,7 +58,9 @@ def _mapping(value: str) -> dict[str, Any] | None:
         loaded = yaml.safe_load(value)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or "bad syntax"
-        raise ConfigError(f"is not valid YAML ({problem}); mend it", key="monitor") from None
+        raise ConfigError(
+            f"is not valid YAML ({problem}); check its brackets and quotes", key="monitor"
+        ) from None
     return loaded if isinstance(loaded, dict) else None
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from jacoscope.adapting import Adaptation
-from jacoscope.config import MonitorConfig
+from jacoscope.config import MonitorConfig, Output
 from jacoscope.extent import Extent, extents_of
-from jacoscope.faults import MonitorWarning
+from jacoscope.faults import warn
 from jacoscope.pacing import Budget, Overhead
 from jacoscope.plan import Lane, headline_lane, lanes_of, sample_targets_of
 from jacoscope.quantities import is_per_sample, needs_all_samples
+from jacoscope.schedule import describe_schedule
 from jacoscope.selection import Selection, select
 from jacoscope.sharding import Sharding
 from jacoscope.transit import Transit
@@ -101,6 +101,11 @@ class Agenda:
         self._known_extents: dict[int, tuple[Extent, ...]] = {}
         if self.budget is not None:
             self.budget.forget_refused()
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether a budget has left out captures that schedules asked for."""
+        return self.adaptation is not None and self.adaptation.left_out > 0
 
     @property
     def is_outdated(self) -> bool:
@@ -248,22 +253,47 @@ class Agenda:
         return any(lane.timetable.has_hook for lane in self.lanes)
 
     def warn_of_what_has_no_effect(self) -> None:
-        """Warn whoever has made the monitor of rules that decide nothing, and of no parameters."""
+        """Warn whoever has made the monitor of what has no effect, and of no parameters."""
         for index in self.selection.shadowed:
-            warnings.warn(
-                f"jacoscope: rule layers[{index}] decides nothing, since earlier rules match all "
-                "that it matches; move it up to give it effect",
-                MonitorWarning,
-                stacklevel=3,
+            warn(
+                f"rule layers[{index}] decides nothing, since earlier rules match all that it "
+                "matches; move it up to give it effect"
             )
+        self._warn_of_nothing_to_show()
         if not self.selection.targets and self.selection.is_final:
             left_out = self.selection.left_out
             reason = left_out[0].reason if left_out else "the model has none"
-            warnings.warn(
-                f"jacoscope: no parameter is watched, so nothing will be recorded: {reason}",
-                MonitorWarning,
-                stacklevel=3,
-            )
+            warn(f"no parameter is watched, so nothing will be recorded: {reason}")
+
+    def _warn_of_nothing_to_show(self) -> None:
+        """Warn of what is to be shown and is not measured; the default pictures may be idle."""
+        config, default = self._config, Output()
+        asked = {*config.quantities, *(q for rule in config.layers for q in rule.quantities or ())}
+        for key in ("pictures", "layer_scalars"):
+            names = getattr(config.output, key)
+            idle = [name for name in names if name not in asked]
+            if idle and names != getattr(default, key):
+                warn(
+                    f"output.{key} names {', '.join(idle)}, which nothing measures; add it to "
+                    "quantities, or leave it out there"
+                )
+
+    def warn_of_missed_schedules(self, steps: int, *, are_probed: bool) -> None:
+        """Warn whoever trains that schedules asked for none of the run's steps.
+
+        Args:
+            steps: How many steps the run had.
+            are_probed: Whether probes were to be run too.
+        """
+        targets = [lane.targets[0] for lane in self.lanes]
+        asked = {target.schedule_key: target.schedule for target in targets}
+        if are_probed:
+            asked["probes.schedule"] = self._config.probes.schedule
+        said = " or ".join(f"{key} ({describe_schedule(asked[key])})" for key in asked)
+        warn(
+            f"no step was captured, so nothing was recorded: the run ended after {steps} steps, "
+            f"none of which {said} asked for; ask for earlier ones, such as first: 10"
+        )
 
 
 def _numel(parameter: nn.Parameter) -> int:

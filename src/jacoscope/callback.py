@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -25,7 +24,9 @@ from jacoscope._lightning import (
     withheld_reason,
 )
 from jacoscope._sampler import SampledIndices
+from jacoscope._state_key import UnsettledKey
 from jacoscope._training_loss import TrainingLoss, loss_withheld_reason
+from jacoscope.alerts import check_alerts
 from jacoscope.config import (
     DEFAULT_QUANTITIES,
     AlertRule,
@@ -39,7 +40,7 @@ from jacoscope.config import (
     resolve_config,
 )
 from jacoscope.errors import ConfigError
-from jacoscope.faults import MonitorWarning
+from jacoscope.faults import warn
 from jacoscope.monitor import Monitor
 from jacoscope.plan import lanes_of
 from jacoscope.processes import Processes
@@ -96,13 +97,13 @@ class SensitivityMonitor(Callback, _OtherCallback):
             With no rules every parameter is watched; with some, a parameter that none matches is
             not.
         schedule: When to capture.
-        overhead: The largest share of the training time that the monitor may take, such as 0.03:
-            what schedules ask for is then left out where it would take more. Where captures would
-            come less than a tenth as often, or hardly at all in a run of known length, per-sample
-            quantities are measured on fewer samples (a half, a quarter, …, at least 16), and after
-            that on a part of the layers at a time; nothing is approximated without the record
-            saying so. What is captured depends on how fast the machine is; with ``null`` on the
-            schedules alone.
+        overhead: The largest share of the training time that the monitor may take, such as 0.03,
+            and at least 0.0001: what schedules ask for is then left out where it would take more.
+            Where captures would come less than a tenth as often, or hardly at all in a run of known
+            length, per-sample quantities are measured on fewer samples (a half, a quarter, …, at
+            least 16), and after that on a part of the layers at a time; nothing is approximated
+            without the record saying so. What is captured depends on how fast the machine is; with
+            ``null`` on the schedules alone.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.
@@ -152,6 +153,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         }
         self.config = _one_config(config, separate)
         self._state_key = f"jacoscope.SensitivityMonitor[{self.config.output.group}]"
+        self._is_set_up = False
         self.run_dir: str | None = None
         self._session: _Session | None = None
         self._state: Mapping[str, Any] = {}
@@ -159,7 +161,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
     @property
     def state_key(self) -> str:
         """The name that its state has in a checkpoint; it differs by group."""
-        return self._state_key  # the Trainer asks at every hook of every step
+        if self._is_set_up:
+            return self._state_key  # the Trainer asks at every hook of every step
+        return UnsettledKey(self._state_key)
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and other processes get: the configuration and counters, no open files."""
@@ -167,6 +171,22 @@ class SensitivityMonitor(Callback, _OtherCallback):
         # whole module along.
         kept = {key: value for key, value in vars(self).items() if key not in ("log", "log_dict")}
         return {**kept, "_session": None, "_state": self.state_dict()}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse two monitors whose output would be mixed up.
+
+        Raises:
+            ConfigError: If two monitors of the Trainer have the same group.
+        """
+        self._is_set_up = True
+        group = self.config.output.group
+        monitors = [each for each in trainer.callbacks if isinstance(each, SensitivityMonitor)]  # type: ignore[attr-defined]
+        if monitors.count(self) > 1:
+            raise ConfigError("the Trainer has the same SensitivityMonitor twice; give it once")
+        if [monitor.config.output.group for monitor in monitors].count(group) > 1:
+            raise ConfigError(
+                f"two monitors have the group {group!r}; give each its own", key="output.group"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a session: what is watched is decided, and files are opened on rank zero.
@@ -177,7 +197,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
         self._end_session()
         withheld = withheld_reason(trainer)
         sharding = Sharding(trainer.strategy.model or pl_module)
-        lanes_of(select(pl_module, self.config, withheld=withheld, sharding=sharding))
+        selection = select(pl_module, self.config, withheld=withheld, sharding=sharding)
+        lanes_of(selection)
+        check_alerts(selection, self.config)
         reason = samples_withheld_reason(trainer, pl_module)
         processes, reason = processes_of(trainer, self.config, reason)
         if not trainer.is_global_zero and processes is None:
@@ -345,13 +367,15 @@ class SensitivityMonitor(Callback, _OtherCallback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End the session while the logger can still be written to."""
         if self._session is not None and self._session.monitor.has_seen_no_optimizer:
-            warnings.warn(
-                "jacoscope: nothing was recorded, since no optimiser stepped through the Trainer; "
-                "under manual optimisation, step those of self.optimizers()",
-                MonitorWarning,
-                stacklevel=2,
+            warn(
+                "nothing was recorded, since no optimiser stepped through the Trainer; under "
+                "manual optimisation, step those of self.optimizers()"
             )
         self._gather(trainer)
+        session = self._session
+        if session is not None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            with session.containing("following the Trainer"):
+                session.monitor.warn_of_missed_schedules(_stepped(trainer))
         self._end_session(trainer)
 
     def on_exception(

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Literal
 
-__all__ = ["Faults", "MonitorWarning"]
+__all__ = ["Faults", "MonitorWarning", "warn"]
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
+_BETWEEN = {
+    *("contextlib", "torch", "lightning", "pytorch_lightning", "lightning_utilities"),
+    *("transformers", "accelerate"),
+}
+"""Packages that call the monitor for whoever trains; a line of theirs would tell nothing."""
 
 
 class MonitorWarning(UserWarning):
@@ -53,12 +64,42 @@ class Faults:
         first = subject not in self.reasons
         self.reasons[subject] = reason
         if first and not self._is_quiet:
-            warnings.warn(
-                f"jacoscope: {subject} failed and is left out; training goes on ({reason}); "
-                "set on_error: raise to stop instead",
-                MonitorWarning,
-                stacklevel=2,
+            warn(
+                f"{subject} failed and is left out; training goes on ({reason}); "
+                "set on_error: raise to stop instead"
             )
+
+
+def warn(sentence: str) -> None:
+    """Warn whoever trains, naming the line of theirs from which the monitor was reached.
+
+    Args:
+        sentence: What is the matter.
+    """
+    frame = _callers_frame()
+    named = frame.f_globals
+    warnings.warn_explicit(
+        f"jacoscope: {sentence}",
+        MonitorWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        module=named.get("__name__"),
+        registry=named.setdefault("__warningregistry__", {}),
+    )
+
+
+def _callers_frame() -> FrameType:
+    """The innermost frame of whoever trains; where there is none, as in a thread, the outermost."""
+    frame = inspect.currentframe()
+    assert frame is not None
+    while frame.f_back is not None and _is_between(frame):
+        frame = frame.f_back
+    return frame
+
+
+def _is_between(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return package in _BETWEEN or frame.f_code.co_filename.startswith(_PACKAGE)
 
 
 def _first_line(error: BaseException) -> str:

@@ -151,6 +151,7 @@ class SensitivityCallback(TrainerCallback):
         """End the session: everything is detached and written."""
         if self._session is not None:
             self._session.monitor.note_last_step(state.global_step - 1, self._session.epoch)
+            self._session.monitor.warn_of_missed_schedules(state.global_step)
         self._end_session()
 
     def _pause(self, step: int) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from jacoscope.agenda import Agenda
+from jacoscope.alerts import check_alerts
 from jacoscope.captured_samples import CapturedSamples
 from jacoscope.captured_step import CapturedStep
 from jacoscope.capturing import Versions
@@ -176,7 +177,9 @@ class Monitor:
         self._versions: Versions | None = None
         self._decided: int | None = None
         self._last: tuple[int, int] = (0, 0)
+        self._was_due = False
         self._select()
+        check_alerts(self.selection, self.config)
         if self._transit.is_first:
             self._agenda.warn_of_what_has_no_effect()
 
@@ -213,7 +216,9 @@ class Monitor:
         with self.faults.contain(_TIMING):
             self._overhead.begin_step(step, is_idle=self._is_idle)
         is_captured = self._begin_capture(step, epoch, epoch_start)
-        return self._begin_probe(step, epoch, epoch_start) or is_captured
+        is_due = self._begin_probe(step, epoch, epoch_start) or is_captured
+        self._was_due = self._was_due or is_due
+        return is_due
 
     def _begin_capture(self, step: int, epoch: int, epoch_start: int) -> bool:
         shards, gathering, agenda = self._transit.shards, self._transit.samples, self._agenda
@@ -491,6 +496,20 @@ class Monitor:
         if self._agenda.adaptation is not None:
             with self.faults.contain(_TIMING):
                 self._agenda.adaptation.ends_at(steps)
+
+    def warn_of_missed_schedules(self, steps: int) -> None:
+        """Warn, at the end of a run, if schedules asked for none of its steps.
+
+        Args:
+            steps: Optimiser steps from the run's beginning to its end.
+        """
+        agenda, are_probed = self._agenda, self._prober is not None
+        was_due = self._was_due or self.captures > 0 or agenda.is_held_back
+        is_told = bool(self.faults.reasons)  # as where a schedule's hook fails
+        if was_due or is_told or not steps or not self._transit.is_first:
+            return
+        if agenda.lanes or are_probed:
+            agenda.warn_of_missed_schedules(steps, are_probed=are_probed)
 
     def note_last_step(self, step: int, epoch: int) -> None:
         """Tell which step was the run's last, where not every step was begun here.

@@ -6,8 +6,15 @@ import bisect
 import math
 
 from jacoscope.config import Schedule, resolve_callable
+from jacoscope.errors import ConfigError
 
-__all__ = ["Timetable"]
+__all__ = ["Timetable", "describe_schedule"]
+
+_FLAGS = ("bool", "torch.bool")
+"""Types of the elements that a hook's answer may have, where it is an array or a tensor."""
+
+_FEW = 5
+"""Steps that a description names."""
 
 
 class Timetable:
@@ -46,7 +53,7 @@ class Timetable:
         if self._hook is not None:
             answer = self._hook(step, epoch)
             if answer is not None:
-                return bool(answer)
+                return _flag(answer)
         return self._next_regular(step, epoch_start) == step
 
     def next_due(self, step: int, epoch_start: int) -> float:
@@ -67,3 +74,26 @@ class Timetable:
         if schedule.every:
             candidates.append(-(-step // schedule.every) * schedule.every)
         return min(candidates, default=math.inf)
+
+
+def _flag(answer: object) -> bool:
+    """What a hook answers, where that is a flag: Python's, or an array's or tensor's."""
+    kind = type(answer).__name__
+    if not isinstance(answer, bool) and str(getattr(answer, "dtype", "")) not in _FLAGS:
+        raise ConfigError(f"returned a value of type {kind}; return True, False or None", "hook")
+    return bool(answer)
+
+
+def describe_schedule(schedule: Schedule) -> str:
+    """What a schedule asks for, in its own options, such as ``steps: [1000]``."""
+    hook = schedule.hook
+    named = hook if isinstance(hook, str) else getattr(hook, "__qualname__", type(hook).__name__)
+    steps = ", ".join(map(str, schedule.steps[:_FEW])) + (", …" * (len(schedule.steps) > _FEW))
+    asked = {
+        "every": schedule.every,
+        "first": schedule.first,
+        "steps": f"[{steps}]" if steps else None,
+        "per_epoch": schedule.per_epoch,
+        "hook": named if hook else None,
+    }
+    return ", ".join(f"{key}: {value}" for key, value in asked.items() if value)

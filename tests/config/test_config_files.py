@@ -192,6 +192,7 @@ _BAD_SYNTAX = {
 def test_bad_syntax_names_the_line(tmp_path: Path, content: str, where: str) -> None:
     said = _refuse(_write(tmp_path, content))
     assert "is not valid YAML" in said
+    assert "check brackets, quotes and indentation there" in said
     assert where in said
 
 

@@ -194,7 +194,7 @@ _MISTAKES = [
     (
         "probes: {batch: last}",
         "probes.batch",
-        "'last' is not one of its names; valid names are first, each",
+        "'last' is not a name that batch takes; valid names are first, each",
     ),
     ("probes: {mode: evl}", "probes.mode", "did you mean 'eval'?"),
     ("probes: {module: ''}", "probes.module", "is empty; name one, or write null"),
@@ -203,7 +203,7 @@ _MISTAKES = [
     ("probes: {output: ''}", "probes.output", "is empty; name one, or write null"),
     ("probes: {input: 0}", "probes.input", "got 0 (int), must be text"),
     ("probes: {chain: [a, '']}", "probes.chain[1]", "is empty; name a module"),
-    ("probes: {chain: a}", "probes.chain", "got 'a' (str), must be a list of text"),
+    ("probes: {chain: a}", "probes.chain", "got 'a' (str), must be a list of text; write ['a']"),
     ("probes: {smaples: 3}", "probes.smaples", "no option 'smaples'; did you mean 'samples'?"),
     ("probes: {schedule: {evry: 3}}", "probes.schedule.evry", "did you mean 'every'?"),
     ("probes: {schedule: {every: 0}}", "probes.schedule.every", "got 0, must be at least 1"),

@@ -70,7 +70,7 @@ configs = st.builds(
     quantities=_quantities.map(tuple),
     layers=st.lists(_rules, max_size=3).map(tuple),
     schedule=_schedules,
-    overhead=st.none() | st.floats(0, 1, exclude_min=True),
+    overhead=st.none() | st.floats(0.0001, 1),
     output=_outputs,
     on_error=st.sampled_from(["warn", "raise"]),
 )

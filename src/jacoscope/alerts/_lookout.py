@@ -19,7 +19,7 @@ from jacoscope.probe_record import ProbeRecord
 from jacoscope.quantities import FloatArray
 from jacoscope.record import Axis, StepRecord
 
-__all__ = ["Lookout"]
+__all__ = ["Lookout", "is_on"]
 
 _DECAY = 0.9
 """Weight of what a row's running mean was, at each further capture."""
@@ -109,7 +109,7 @@ class Lookout:
             self._rows[key] = [
                 (index, name)
                 for index, (name, kind) in enumerate(zip(axis.names, axis.kinds, strict=True))
-                if _is_on(rule, name, kind)
+                if is_on(rule, name, kind)
             ]
         return self._rows[key]
 
@@ -156,7 +156,8 @@ class Lookout:
         return np.ones(len(names))
 
 
-def _is_on(rule: AlertRule, name: str, kind: str) -> bool:
+def is_on(rule: AlertRule, name: str, kind: str) -> bool:
+    """Whether a rule is on the row of this name and kind."""
     if rule.kind is not None and kind not in _many(rule.kind):
         return False
     if rule.match is None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Union
 
+from jacoscope.config._mends import as_field, as_item, as_number
 from jacoscope.errors import ConfigError, nearest
 
 __all__ = ["build", "coerce", "coerce_fields", "shown"]
@@ -59,7 +60,8 @@ def build(cls: type, value: Any, key: str = "") -> Any:
     if isinstance(value, cls):
         return value
     if not isinstance(value, Mapping):
-        raise _wrong_type(value, f"a mapping with keys of {cls.__name__}", key)
+        wanted = f"a mapping with keys of {cls.__name__}"
+        raise _wrong_type(value, wanted, key, as_field(cls, value))
     known = [field.name for field in dataclasses.fields(cls)]
     for name in value:
         if name not in known:
@@ -114,13 +116,26 @@ def _choice(value: Any, choices: tuple[Any, ...], key: str) -> Any:
         return value
     if not isinstance(value, str):
         raise _wrong_type(value, _name(Literal[choices]), key)
-    raise ConfigError(f"{shown(value)} is not one of its names; {nearest(value, choices)}", key=key)
+    option = key.rpartition(".")[2].partition("[")[0]
+    raise ConfigError(
+        f"{shown(value)} is not a name that {option} takes; {nearest(value, choices)}", key=key
+    )
 
 
 def _sequence(value: Any, hint: Any, key: str) -> tuple[Any, ...]:
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise _wrong_type(value, f"a list of {_name(hint)}", key)
+        raise _wrong_type(value, _list_of(hint), key, _alone(value, hint, key))
     return tuple(coerce(item, hint, f"{key}[{index}]") for index, item in enumerate(value))
+
+
+def _alone(value: Any, hint: Any, key: str) -> str:
+    """A clause that writes ``value`` as a list of it alone, if that would be accepted."""
+    is_section = dataclasses.is_dataclass(hint) and not isinstance(value, Mapping)
+    try:
+        coerce(value, hint, key)
+    except ConfigError:
+        return as_item(value, hint) if is_section else ""
+    return as_item(value, hint)
 
 
 def _scalar(value: Any, hint: Any, key: str) -> Any:
@@ -129,12 +144,12 @@ def _scalar(value: Any, hint: Any, key: str) -> Any:
             return float(value)
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
         return value
-    raise _wrong_type(value, _name(hint), key)
+    raise _wrong_type(value, _name(hint), key, as_number(value, hint))
 
 
 def _name(hint: Any) -> str:
     if typing.get_origin(hint) is tuple:
-        return f"a list of {_name(typing.get_args(hint)[0])}"
+        return _list_of(typing.get_args(hint)[0])
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(hint)))
     if typing.get_origin(hint) is not None:
@@ -143,8 +158,17 @@ def _name(hint: Any) -> str:
     return names.get(hint, f"a {hint.__name__}")
 
 
-def _wrong_type(value: Any, wanted: str, key: str) -> ConfigError:
-    return ConfigError(f"got {shown(value)} ({type(value).__name__}), must be {wanted}", key=key)
+def _list_of(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return "a list of names such as " + ", ".join(map(str, typing.get_args(hint)[:3]))
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return f"a list of mappings with keys of {hint.__name__}"
+    return f"a list of {'whole numbers' if hint is int else _name(hint)}"
+
+
+def _wrong_type(value: Any, wanted: str, key: str, mend: str = "") -> ConfigError:
+    kind = type(value).__name__
+    return ConfigError(f"got {shown(value)} ({kind}), must be {wanted}{mend}", key=key)
 
 
 def shown(value: object) -> str:

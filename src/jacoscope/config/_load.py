@@ -58,7 +58,10 @@ def read_yaml(path: str | Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "bad syntax"
-        raise ConfigError(f"is not valid YAML{line} ({problem}); mend it", source=source) from None
+        raise ConfigError(
+            f"is not valid YAML{line} ({problem}); check brackets, quotes and indentation there",
+            source=source,
+        ) from None
     except (ValueError, LookupError, AttributeError, RecursionError) as error:
         # PyYAML lets its constructors' own errors pass: 2001-99-99, 0x_, !!bool maybe
         raise ConfigError(

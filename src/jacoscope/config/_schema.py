@@ -37,6 +37,9 @@ DEFAULT_QUANTITIES: tuple[QuantityName, ...] = (
     "saliency",
 )
 
+_LEAST_OVERHEAD = 0.0001
+"""With less, not one step in ten thousand could be captured, and most runs would have none."""
+
 
 @dataclass(frozen=True)
 class LayerRule:
@@ -229,13 +232,13 @@ class MonitorConfig:
             With no rules every parameter is watched; with some, a parameter that none matches is
             not.
         schedule: When to capture.
-        overhead: The largest share of the training time that the monitor may take, such as 0.03:
-            what schedules ask for is then left out where it would take more. Where captures would
-            come less than a tenth as often, or hardly at all in a run of known length, per-sample
-            quantities are measured on fewer samples (a half, a quarter, …, at least 16), and after
-            that on a part of the layers at a time; nothing is approximated without the record
-            saying so. What is captured depends on how fast the machine is; with ``null`` on the
-            schedules alone.
+        overhead: The largest share of the training time that the monitor may take, such as 0.03,
+            and at least 0.0001: what schedules ask for is then left out where it would take more.
+            Where captures would come less than a tenth as often, or hardly at all in a run of known
+            length, per-sample quantities are measured on fewer samples (a half, a quarter, …, at
+            least 16), and after that on a part of the layers at a time; nothing is approximated
+            without the record saying so. What is captured depends on how fast the machine is; with
+            ``null`` on the schedules alone.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.
@@ -266,10 +269,10 @@ class MonitorConfig:
         coerce_fields(self)
         if not self.quantities:
             raise ConfigError("is empty; name at least one quantity", key="quantities")
-        if self.overhead is not None and not 0 < self.overhead <= 1:
+        if self.overhead is not None and not _LEAST_OVERHEAD <= self.overhead <= 1:
             raise ConfigError(
-                f"got {self.overhead}, must be a share of the training time, above 0 and at most "
-                "1, such as 0.03, or null for no bound",
+                f"got {self.overhead}, must be a share of the training time, at least "
+                f"{_LEAST_OVERHEAD} and at most 1, such as 0.03, or null for no bound",
                 key="overhead",
             )
         self._check_alerts()

@@ -46,7 +46,9 @@ def read_run(path: str | Path, group: str | None = None) -> Run:
     groups = ", ".join(sorted({name for _, name in found}))
     if not found:
         raise FileNotFoundError(
-            f"no record under {root}; the monitor writes one with output.records: true"
+            f"no record under {root}; either no step of the run was captured, as its schedule "
+            "asked for none, or it ended before one was, or its output could not be written, or "
+            "output.records is false; give the folder of a run that recorded"
         )
     found = {key: builder for key, builder in found.items() if group in (None, key[1])}
     if not found:
