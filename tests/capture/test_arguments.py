@@ -53,7 +53,6 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"batch_dim": -1}, "batch_dim must be an integer from 0 to 63, got -1"),
     ({"batch_size": True}, "batch_size must be an integer of 1 or more, got True"),
     ({"batch_size": 4.0}, "batch_size must be an integer of 1 or more, got 4.0"),
-    ({"samples": [0, 1, 2]}, "samples has 3 entries for 4 samples; give the sample of each row"),
     ({"samples": range(4), "batch_size": "4"}, "batch_size must be an integer of 1 or more"),
     ({"parameters": ["c"]}, "'c', which is not a parameter of the model; valid names are a.weight"),
     ({"parameters": "a.wieght"}, "did you mean 'a.weight'?"),

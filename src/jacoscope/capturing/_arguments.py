@@ -42,13 +42,7 @@ def checked(
     whole_number("memory_budget", memory_budget, 1)
     if batch_dim is not None:
         whole_number("batch_dim", batch_dim, 0, _HIGHEST_DIM)
-    count, index = samples_of(batch_size, samples)
-    if index is not None and len(index) < count:
-        raise ValueError(
-            f"samples has {len(index)} entries for {count} samples; give the sample of each row "
-            "of the batch, or batch_size= alone where each row is a sample"
-        )
-    return count, index
+    return samples_of(batch_size, samples)
 
 
 def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
