@@ -133,7 +133,7 @@ class Fit:
                 monitor.after_backward()
             monitor.before_optimizer_step(optimizer)
             optimizer.step()
-            with monitor._overhead if step == first else nullcontext():
+            with monitor._overhead:
                 self.clock.wait(self.cost(extent, step))
             monitor.end_step()
         monitor.note_last_step(first + steps - 1, 0)
@@ -602,7 +602,8 @@ def test_processes_measure_as_much_as_rank_zero(monkeypatch: pytest.MonkeyPatch)
             loss.backward()
             monitor.after_backward()
             monitor.before_optimizer_step(optimizer)
-        clock.wait(4 * first.share(SAMPLES))
+        with ranks[0]._overhead if step else nullcontext():
+            clock.wait(4 * first.share(SAMPLES))
         for monitor in ranks:
             monitor.end_step()
     assert len({extent.parts for extent in extents}) > 1
@@ -630,8 +631,9 @@ def test_a_run_of_lightning_measures_less_and_trains_the_same(
             session = callback._session
             assert session is not None
             agenda = session.monitor._agenda
-            cost = 0.06 * agenda.extent.share(SAMPLES) if session.is_capturing else 0.0
-            clock.wait(0.1 + cost)
+            clock.wait(0.1)
+            with session.monitor._overhead:
+                clock.wait(0.06 * agenda.extent.share(SAMPLES) * session.is_capturing)
             assert agenda.adaptation is not None
             ends.add(agenda.adaptation._end)
 

@@ -10,7 +10,7 @@ import logging
 import math
 import random
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,6 +244,57 @@ def test_where_every_step_is_captured_there_is_nothing_to_compare_with() -> None
     assert math.isnan(Run(None).train(500).overhead.share)
 
 
+def _beside(work: float, *, is_asynchronous: bool) -> Overhead:
+    """A run whose captured steps, of 5 ms on the host, also have work that is not the monitor's."""
+    clock = Clock()
+    overhead = Overhead(clock)
+    for number in range(400):
+        with overhead:
+            overhead.begin_step(number, is_idle=True)
+            if number % 50 == 0:
+                overhead.begin_capture(KIND, is_asynchronous=is_asynchronous)
+                clock.wait(0.005)
+        clock.wait(0.01)
+        clock.wait(work if number % 50 == 0 else 0.0)
+    return overhead
+
+
+def test_what_others_do_at_captured_steps_is_not_the_monitors() -> None:
+    alone, beside = (_beside(work, is_asynchronous=False) for work in (0.0, 0.3))
+    assert alone.spent == pytest.approx(8 * 0.005)
+    # All but the first, of which nothing beyond the host's time is told, may count twice.
+    assert beside.spent <= 8 * 0.005 + 7 * 0.005 + 1e-9
+    assert beside.expected(KIND) <= 0.010 + 1e-9
+    known = 7  # all but the first, before which there was no other step
+    assert beside.training < alone.training + 0.3 + known * 0.1, "it earns little, as a pause"
+
+
+def test_the_work_of_a_device_counts_in_full() -> None:
+    assert _beside(0.3, is_asynchronous=True).spent == pytest.approx(8 * 0.005 + 7 * 0.3)
+
+
+def test_a_pause_in_a_captured_step_is_not_taken_for_the_devices_work() -> None:
+    paused = {6: 1000.0}
+    run = Run(0.05, host=lambda _: 0.001, device=lambda count: paused.get(count, 0.2)).train(3000)
+    usual = Run(0.05, host=lambda _: 0.001, device=lambda _: 0.2).train(3000)
+    # Ten times what is usual, and what this long time has earned, saved up for ten captures.
+    assert run.overhead.spent < usual.overhead.spent + 10 * 0.301 + 10 * 0.201
+    assert run.overhead.expected(KIND) == pytest.approx(0.201)
+
+
+def test_a_model_on_the_processor_keeps_nothing_waiting(clock: Clock) -> None:
+    model, monitor, _ = _monitor(schedule={"every": 20, "first": 0})
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step in range(201):
+        monitor.begin_step(step)
+        model(torch.ones(4, 3)).square().mean().backward()
+        monitor.before_optimizer_step(optimizer)
+        optimizer.step()
+        monitor.end_step()
+        clock.wait(0.1 if step % 20 else 3.0)
+    assert monitor._overhead.spent == 0
+
+
 def test_time_within_the_context_counts_once() -> None:
     clock = Clock()
     overhead = Overhead(clock)
@@ -412,7 +463,7 @@ def _loop(
         monitor.before_optimizer_step(optimizer)
         optimizer.step()
         optimizer.zero_grad()
-        with monitor._overhead if step == steps[0] else nullcontext():
+        with monitor._overhead:
             clock.wait(cost if begun[-1] else 0.0)
         monitor.end_step()
     return begun
@@ -464,7 +515,8 @@ def test_next_due_wakes_for_nothing_while_the_budget_rests(clock: Clock) -> None
         if is_captured:
             model(torch.ones(4, 3)).square().mean().backward()
             monitor.before_optimizer_step(optimizer)
-            clock.wait(0.2)
+            with monitor._overhead:
+                clock.wait(0.2)
             monitor.end_step()
     assert monitor.captures > 20
     assert len(awake) < 4 * monitor.captures + 20
@@ -508,7 +560,8 @@ def test_processes_follow_rank_zero_and_seldom_ask(
         for monitor in ranks if first else ():
             model(torch.ones(4, 3)).square().mean().backward()
             monitor.before_optimizer_step(optimizer)
-            clock.wait(0.2)
+            with monitor._overhead:
+                clock.wait(0.2)
             monitor.end_step()
         clock.wait(0.1)
     assert 5 < captured < 30

@@ -26,6 +26,8 @@ _SHARDS_ALONE = (
     "it is split over processes, and their parts are brought together only where the Monitor of "
     "each has processes=jacoscope.processes.Processes()"
 )
+_HOSTS = ("cpu", "meta")
+"""Devices whose work is done when a call returns."""
 
 
 class Agenda:
@@ -136,6 +138,11 @@ class Agenda:
     def parameters(self) -> list[nn.Parameter]:
         """The model's parameters, as they were selected from."""
         return [parameter for parameter, _ in self._sizes]
+
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether a device works on the model while the host goes on."""
+        return any(parameter.device.type not in _HOSTS for parameter in self.parameters)
 
     def due(self, step: int, epoch: int, epoch_start: int) -> list[Lane]:
         """The lanes that are captured in a step; where it is asked for, rank zero decides.

@@ -241,7 +241,7 @@ class Monitor:
                 is_expected = is_expected or (bool(due) and self._transit.expect_shards(step))
             if due:
                 self._open = self._opening.open(step, epoch, due)
-                self._overhead.begin_capture(agenda.kind_of(due))
+                self._count_capture(agenda.kind_of(due))
         shards = self._transit.shards
         return self._open is not None or (shards is not None and shards.is_open)
 
@@ -258,9 +258,13 @@ class Monitor:
                     return False
                 if self._agenda.is_outdated:
                     self._select()
-            self._overhead.begin_capture(PROBE)
+            self._count_capture(PROBE)
         prober.begin(step, epoch)
         return True
+
+    def _count_capture(self, kind: str) -> None:
+        is_asynchronous = self._agenda.is_asynchronous
+        self._overhead.begin_capture(kind, is_asynchronous=is_asynchronous)
 
     @property
     def may_want_samples(self) -> bool:

@@ -27,6 +27,8 @@ _PAUSE = 10
 """Times the mean step that one counts for at most: what takes longer is a pause."""
 _REMEMBERED = 5
 """Captures of a kind whose cost is remembered."""
+_TYPICAL = 3
+"""Captures of a kind after which what is far more than they took is a pause."""
 _SAVED = 10
 """Captures of every kind that unused time is saved up for."""
 _LONGEST_REST = 1000
@@ -47,6 +49,7 @@ class _Captured:
     probes: float = 0.0
     once: float = 0.0
     is_warm: bool = True
+    is_asynchronous: bool = False
 
 
 class Overhead:
@@ -60,6 +63,16 @@ class Overhead:
       captures, as far as that is positive. Here the device's work shows: a captured step counts
       as such until the device has delivered it. It is left out for the first step of a run or a
       resumed run, in which the training warms up, too.
+
+    Captured steps may also be longer for reasons of their own, such as a callback of the project
+    that works at the same steps. So what counts of the difference is bounded:
+
+    - Where the model is on the processor, nothing of the monitor's runs outside of its own calls,
+      but they leave caches cold and memory in use. The difference counts, in either direction, up
+      to the time that the monitor spent on the host in these steps.
+    - Where a device works while the host goes on, its work may be many times the host's, and no
+      clock on the host tells it from other work at the same steps. Only what looks like a pause is
+      bounded: more than ten times a mean step and a capture of this kind, once three are known.
 
     Args:
         clock: Tells the time in seconds.
@@ -113,11 +126,17 @@ class Overhead:
         if not self._is_capturing and not math.isnan(self.step_seconds):
             self._settle()
 
-    def begin_capture(self, kind: str) -> None:
-        """Capture or probe the step that has begun."""
+    def begin_capture(self, kind: str, *, is_asynchronous: bool = True) -> None:
+        """Capture or probe the step that has begun.
+
+        Args:
+            kind: What is captured.
+            is_asynchronous: Whether a device works on it while the host goes on.
+        """
         self._is_capturing = True
         if self._captured is None:
             self._captured = _Captured()
+        self._captured.is_asynchronous |= is_asynchronous
         if kind != PROBE:
             self._captured.kind = kind
             self._captured.captures += 1
@@ -229,6 +248,8 @@ class Overhead:
             captured.seconds += seconds if self._is_warm else own
             captured.steps += steps if self._is_warm else 0
             captured.is_warm = captured.is_warm and self._is_warm
+            if self._is_known and not captured.is_asynchronous:
+                seconds = min(seconds, _PAUSE * steps * self.step_seconds + 2 * own)
             self.training += seconds
         else:
             self.training += own + self._counted(seconds - own, steps)
@@ -245,8 +266,15 @@ class Overhead:
         return seconds
 
     def _beyond(self, captured: _Captured) -> float:
-        """What captured steps took beyond other steps and the time on the host."""
-        return captured.seconds - captured.own - captured.steps * self.step_seconds
+        """What counts of what captured steps took beyond other steps and the time on the host."""
+        beyond = captured.seconds - captured.own - captured.steps * self.step_seconds
+        if not captured.is_asynchronous:
+            return max(-captured.own, min(captured.own, beyond))
+        kind = captured.kind
+        if kind is None or self.remembered(kind) < _TYPICAL:
+            return beyond
+        usual = captured.steps * self.step_seconds + captured.captures * self.expected(kind)
+        return min(beyond, _PAUSE * usual)
 
     def _settle(self) -> None:
         captured, self._captured = self._captured, None
