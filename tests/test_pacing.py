@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from helpers import OneOfTwo, classifier, data, fingerprint, trainer
@@ -233,15 +234,22 @@ def test_steps_that_were_not_begun_here_count_all_the_same() -> None:
     assert overhead.training == pytest.approx(950 * 0.1)
 
 
-def test_the_share_is_not_known_before_other_steps_were_seen() -> None:
+def test_before_other_steps_were_seen_the_share_is_that_of_the_host() -> None:
     run = Run(None, due=lambda number: number < 30, device=lambda _: 0.1).train(34)
-    assert math.isnan(run.overhead.share)
+    assert run.overhead.share == pytest.approx(30 * 0.02 / run.overhead.training)
     run.train(3, first=34)
     assert run.overhead.share == pytest.approx((30 * 0.02 + 29 * 0.1) / run.overhead.training)
 
 
-def test_where_every_step_is_captured_there_is_nothing_to_compare_with() -> None:
-    assert math.isnan(Run(None).train(500).overhead.share)
+def test_where_every_step_is_captured_the_share_is_that_of_the_host() -> None:
+    assert math.isnan(Run(None).overhead.share)
+    assert Run(None).train(1).overhead.share == pytest.approx(0.02 / 0.12)
+    assert Run(None).train(500).overhead.share == pytest.approx(0.02 / 0.12)
+
+
+def test_the_share_has_the_capture_under_way() -> None:
+    run = Run(None, due=lambda number: number == 50, device=lambda _: 0.3).train(51)
+    assert run.overhead.share == pytest.approx(0.32 / (51 * 0.1 + 0.32))
 
 
 def _beside(work: float, *, is_asynchronous: bool) -> Overhead:
@@ -474,10 +482,50 @@ def test_the_headline_has_the_measured_share(clock: Clock) -> None:
     _loop(model, monitor, clock, range(201))
     assert [record.step for record in sink.records] == [0, 1, *range(20, 201, 20)], "as scheduled"
     found = {r.step: r.headline.get("monitor_overhead") for r in sink.records}
-    assert found[0] is found[1] is None
-    for step in range(20, 201, 20):
-        captures = 2 + (step - 1) // 20
-        assert found[step] == pytest.approx(captures * 0.2 / (step * 0.1 + captures * 0.2))
+    for step, share in found.items():
+        captures = 1 + step if step < 2 else 2 + step // 20
+        assert share == pytest.approx(captures * 0.2 / ((step + 1) * 0.1 + captures * 0.2))
+
+
+@pytest.mark.parametrize("every", [1, 1000])
+def test_a_run_ends_with_the_measured_share(clock: Clock, every: int) -> None:
+    model, monitor, sink = _monitor(schedule={"every": every, "first": 0})
+    _loop(model, monitor, clock, range(41))
+    monitor.close()
+    captures = len(sink.records)
+    assert captures == (41 if every == 1 else 1)
+    told = [(r.step, r.headline) for r in sink.records] + sink.headlines
+    assert len(told) == (41 if every == 1 else 2), "once for each step"
+    step, headline = told[-1]
+    assert step == 40
+    share = captures * 0.2 / (41 * 0.1 + captures * 0.2)
+    assert headline["monitor_overhead"] == pytest.approx(share)
+
+
+def test_one_capture_that_is_too_much_is_told_in_the_files(tmp_path: Path, clock: Clock) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    from jacoscope import read_run
+    from jacoscope.config import Output
+    from jacoscope.sinks import TensorBoardSink
+
+    sink = TensorBoardSink(SummaryWriter(str(tmp_path)), Output(), owns_writer=True)
+    model = nn.Linear(3, 2)
+    monitor = Monitor(model, {"quantities": ["grad_norm"], "overhead": 0.03}, sinks=[sink])
+    begun = _loop(model, monitor, clock, range(30), cost=1.0)
+    assert sum(begun) == 1
+    monitor.close()
+    shares = read_run(tmp_path).headline["monitor_overhead"]
+    assert [*shares.index] == [0, 29]
+    assert [*shares] == pytest.approx([1.0 / 1.1, 1.0 / 4.0])
+    assert [*read_run(tmp_path)["grad_norm"].index] == [0]
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    scalars = events.Scalars("sensitivity/monitor_overhead")
+    assert [(each.step, each.value) for each in scalars] == [
+        (0, pytest.approx(1.0 / 1.1)),
+        (29, pytest.approx(1.0 / 4.0)),
+    ]
 
 
 def test_the_monitor_keeps_within_its_budget(clock: Clock) -> None:

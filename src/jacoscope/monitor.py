@@ -11,6 +11,7 @@ measures in :mod:`~jacoscope.opening` and :mod:`~jacoscope.captured_step`, how i
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -176,6 +177,7 @@ class Monitor:
         self._versions: Versions | None = None
         self._decided: int | None = None
         self._last: tuple[int, int] = (0, 0)
+        self._told: int | None = None  # the step of the last record that has the overhead
         self._select()
         if self._transit.is_first:
             self._agenda.warn_of_what_has_no_effect()
@@ -481,7 +483,11 @@ class Monitor:
     def _drain(self, *, wait: bool) -> None:
         for closed, transfer in self._transit.arrived(wait=wait):
             with self.faults.contain("writing a captured step"):
-                self._recorder.write(closed.record(transfer.result(), self._agenda.trainable))
+                statistics = transfer.result()
+                record = closed.record(statistics, self._agenda.trainable, self._overhead.share)
+                self._recorder.write(record)
+                if "monitor_overhead" in record.headline:
+                    self._told = closed.step
                 self._recorder.rank(closed.batches, closed.step, closed.epoch)
                 self._recorder.tell_withheld(closed.samples_missing, self._agenda.captured)
 
@@ -524,6 +530,7 @@ class Monitor:
 
     def close(self) -> None:
         """Write what is still under way, let go of everything, and close the sinks."""
+        self.pause(self._last[0] + 1)
         self.abandon_step()
         with self.faults.contain("bringing the last captured steps to an end"):
             self._transit.give_up()
@@ -537,7 +544,17 @@ class Monitor:
             prober, self._prober = self._prober, None
             with self.faults.contain("allocating the change of the loss"):
                 self._recorder.write_probe(prober.conclude(self._model, *self._last))
+        with self.faults.contain("telling what the monitor took"):
+            self._tell_share()
         self._recorder.close()
+
+    def _tell_share(self) -> None:
+        """Write what share the monitor took in the end, if no record of the last step has it."""
+        (step, _), share = self._last, self._overhead.share
+        is_told = self._told == step or not self.captures
+        if self._transit.is_first and not is_told and not math.isnan(share):
+            self._told = step
+            self._recorder.write_headline(step, {"monitor_overhead": share})
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the sinks' histories, as plain values for a checkpoint.

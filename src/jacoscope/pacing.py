@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["PROBE", "Budget", "Overhead"]
@@ -174,18 +174,25 @@ class Overhead:
 
     @property
     def spent(self) -> float:
-        """Seconds that the monitor took so far, ``nan`` where captures cannot be judged yet."""
-        captured = self._captured
-        if captured is None:
-            return self.own + self._excess
-        if not self._is_known:
-            return math.nan
-        return self.own + max(0.0, self._excess + self._beyond(captured))
+        """Seconds that the monitor took so far.
+
+        As long as there were too few other steps to compare captured ones with, it is the time on
+        the host alone.
+        """
+        return self._spent(self._captured)
 
     @property
     def share(self) -> float:
-        """The monitor's share of the training time so far, ``nan`` where it is not known."""
-        return self.spent / self.training if self.training > 0 else math.nan
+        """The monitor's share of the training time so far, ``nan`` before any has passed.
+
+        Of a captured step under way it has what has passed.
+        """
+        captured, training = self._captured, self.training
+        if self._mark is not None and self._is_capturing and captured is not None:
+            since, _, own = self._mark
+            captured, passed = self._with(captured, self._clock() - since, 1, self.own - own)
+            training += passed
+        return self._spent(captured) / training if training > 0 else math.nan
 
     @property
     def is_settled(self) -> bool:
@@ -244,16 +251,33 @@ class Overhead:
         steps, own = step - first, self.own - own
         seconds = self._clock() - since
         if self._is_capturing and captured is not None:
-            captured.own += own
-            captured.seconds += seconds if self._is_warm else own
-            captured.steps += steps if self._is_warm else 0
-            captured.is_warm = captured.is_warm and self._is_warm
-            if self._is_known and not captured.is_asynchronous:
-                seconds = min(seconds, _PAUSE * steps * self.step_seconds + 2 * own)
-            self.training += seconds
+            self._captured, passed = self._with(captured, seconds, steps, own)
+            self.training += passed
         else:
             self.training += own + self._counted(seconds - own, steps)
         self._is_warm = True
+
+    def _with(
+        self, captured: _Captured, seconds: float, steps: int, own: float
+    ) -> tuple[_Captured, float]:
+        """Captured steps with some more, and what these add to the training time."""
+        passed = seconds
+        if self._is_known and not captured.is_asynchronous:
+            passed = min(seconds, _PAUSE * steps * self.step_seconds + 2 * own)
+        more = replace(
+            captured,
+            own=captured.own + own,
+            seconds=captured.seconds + (seconds if self._is_warm else own),
+            steps=captured.steps + (steps if self._is_warm else 0),
+            is_warm=captured.is_warm and self._is_warm,
+        )
+        return more, passed
+
+    def _spent(self, captured: _Captured | None) -> float:
+        """Seconds that the monitor took, with these captured steps."""
+        if captured is None or not self._is_known:
+            return self.own + self._excess
+        return self.own + max(0.0, self._excess + self._beyond(captured))
 
     def _counted(self, seconds: float, steps: int) -> float:
         """What steps without captures add to the training time."""
