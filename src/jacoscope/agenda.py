@@ -75,6 +75,7 @@ class Agenda:
         self._sizes: list[tuple[nn.Parameter, int | None]] = []
         self._headline_lane: Lane | None = None
         self._rest = 0
+        self._epoch_start = 0
 
     def select(self) -> None:
         """Select from the model's parameters as they are now.
@@ -159,6 +160,8 @@ class Agenda:
         def answers() -> list[int]:
             return self._within_budget(due(), step)
 
+        if epoch_start != self._epoch_start:
+            self._rest, self._epoch_start = 0, epoch_start
         has_hook = self._has_hook
         if self.adaptation is not None and not has_hook:
             self.adaptation.catch_up(step, epoch_start, self._next_regular)

@@ -31,8 +31,9 @@ _TYPICAL = 3
 """Captures of a kind after which what is far more than they took is a pause."""
 _SAVED = 10
 """Captures of every kind that unused time is saved up for."""
-_LONGEST_REST = 1000
-"""Steps after which a budget is asked again, however far off it seemed."""
+_LONGEST_REST = 50
+"""Steps after which a budget is asked again, however far off it seemed: steps may take longer by
+then, and asking takes about as long as 50 steps on which nothing is asked."""
 _SPARSE = 1000
 """Steps from one capture to the next that the log tells of."""
 
