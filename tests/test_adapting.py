@@ -503,6 +503,26 @@ def test_a_resumed_run_goes_on_with_as_much() -> None:
     assert adaptation.made + adaptation.left_out == 202, "as if it had not stopped"
 
 
+@pytest.mark.parametrize("before", [None, 0.01])
+def test_a_budget_begins_when_it_is_set(before: float | None) -> None:
+    fit = Fit(in_proportion(3.0), overhead=before).train(100)
+    state = json.loads(json.dumps(fit.monitor.state_dict()))
+    resumed = Fit(in_proportion(0.01), overhead=0.1)
+    resumed.monitor.load_state_dict(state)
+    resumed.train(100, first=100)
+    # At 105 too few other steps were seen for the first to be judged.
+    assert [*resumed.extents] == [100, *range(110, 200, 5)], "what was taken before is not owed"
+    assert all(extent.is_all for extent in resumed.extents.values())
+
+
+def test_samples_come_before_layers_even_where_none_were_seen() -> None:
+    fit = Fit(in_proportion(1.5))
+    fit.monitor._overhead.load_state_dict({"costs": {"0": [1.5, 1.5, 1.5]}})
+    fit.train(2001)
+    assert any(extent.halvings for extent in fit.extents.values())
+    assert all(extent.halvings == 2 for extent in fit.extents.values() if extent.parts > 1)
+
+
 def test_training_is_bit_identical_on_every_extent() -> None:
     prints = set()
     for overhead in (None, 0.02):

@@ -189,7 +189,7 @@ class Agenda:
         kind = _kind(due)
         if adaptation.is_new(step):
             lanes = [lane for lane, is_due in zip(self.lanes, due, strict=True) if is_due]
-            if sample_targets_of(lanes):
+            if sample_targets_of(lanes) and adaptation.samples:  # or it would not know of fewer
                 spacing = max(lane.timetable.every or adaptation.spacing(step) for lane in lanes)
                 adaptation.adapt(kind, step, spacing, self._extents(adaptation.samples))
         extent = adaptation.extent

@@ -581,14 +581,20 @@ class Monitor:
         """Take up what a checkpoint kept; what cannot be understood is left aside."""
         with self.faults.contain("resuming the monitor's state"):
             self._opening.running.load_state_dict(state.get("running", {}))
-            self._overhead.load_state_dict(state.get("overhead", {}))
-            if self._agenda.budget is not None:
-                self._agenda.budget.load_state_dict(state.get("budget", {}))
-            if self._agenda.adaptation is not None:
-                self._agenda.adaptation.load_state_dict(state.get("adaptation", {}))
+            self._resume_accounts(state)
             if self._prober is not None:
                 self._prober.load_state_dict(state.get("probes", {}))
             self._recorder.load_state_dict(state)
+
+    def _resume_accounts(self, state: Mapping[str, Any]) -> None:
+        """Take up what the monitor took so far, unless a budget is new: that begins when it is set."""
+        budget, adaptation, told = self._agenda.budget, self._agenda.adaptation, state.get("budget")
+        if budget is not None and (told or {}).get("share") != budget.share:
+            return
+        self._overhead.load_state_dict(state.get("overhead", {}))
+        if budget is not None and adaptation is not None:
+            budget.load_state_dict(told or {})
+            adaptation.load_state_dict(state.get("adaptation", {}))
 
     def _select(self) -> None:
         """Decide what is watched, and tell the sinks."""

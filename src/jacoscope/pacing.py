@@ -392,8 +392,8 @@ class Budget:
         self._refused.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was forfeited, as plain values for a checkpoint."""
-        return {"forfeited": self._forfeited}
+        """The share and what was forfeited, as plain values for a checkpoint."""
+        return {"share": self.share, "forfeited": self._forfeited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what was forfeited."""
