@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import OneOfTwo, fingerprint
+from helpers import OneOfTwo, classifier, data, fingerprint, trainer
 from jacoscope import Monitor, SensitivityMonitor
 from jacoscope._lightning import steps_of
 from jacoscope.config import MonitorConfig, Output, Schedule
@@ -628,6 +628,56 @@ def test_processes_measure_as_much_as_rank_zero(monkeypatch: pytest.MonkeyPatch)
             monitor.end_step()
     assert len({extent.parts for extent in extents}) > 1
     assert len({extent.turn for extent in extents}) > 1
+
+
+@pytest.mark.parametrize("how", ["new", "resumed", "continued"])
+def test_another_fit_counts_anew_unless_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    import lightning.pytorch
+
+    clock = Clock()
+    monkeypatch.setattr("jacoscope.monitor.Overhead", lambda: Overhead(clock))
+    schedule = Schedule(every=1, first=0)
+    callback = SensitivityMonitor(quantities=("grad_norm",), schedule=schedule, overhead=0.5)
+    counts: list[tuple[int, float]] = []
+
+    class Passing(lightning.pytorch.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            clock.wait(0.1)
+
+        def on_train_end(self, *_: Any) -> None:
+            assert callback._session is not None
+            monitor = callback._session.monitor
+            adaptation = monitor._agenda.adaptation
+            assert adaptation is not None
+            adaptation.catch_up(monitor._last[0] + 1, None, monitor._agenda._next_regular)
+            counts.append((adaptation.made + adaptation.left_out, monitor._overhead.training))
+
+    def fit(most: int, **options: Any) -> lightning.pytorch.Trainer:
+        made = trainer(
+            lightning.pytorch,
+            tmp_path,
+            callbacks=[Passing(), callback],
+            max_steps=most,
+            max_epochs=-1,
+        )
+        made.fit(classifier(), data(), **options)
+        return made
+
+    first = fit(20)
+    if how == "new":
+        fit(30)
+    elif how == "resumed":
+        first.save_checkpoint(tmp_path / "20.ckpt")
+        fit(30, ckpt_path=tmp_path / "20.ckpt")
+    else:
+        first.fit_loop.epoch_loop.max_steps = 30
+        first.fit(classifier(), data())
+    (before, shorter), (after, longer) = counts
+    assert before == 20
+    assert after == 30, "of steps 0 to 29"
+    assert (shorter, longer) == (pytest.approx(2.0, abs=0.11), pytest.approx(3.0, abs=0.21))
 
 
 def test_a_run_of_lightning_measures_less_and_trains_the_same(

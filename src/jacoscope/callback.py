@@ -155,6 +155,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         self.run_dir: str | None = None
         self._session: _Session | None = None
         self._state: Mapping[str, Any] = {}
+        self._is_resumed = False
 
     @property
     def state_key(self) -> str:
@@ -214,7 +215,10 @@ class SensitivityMonitor(Callback, _OtherCallback):
             processes=processes,
             wrapper=trainer.strategy.model or pl_module,
         )
-        monitor.load_state_dict(self._state)
+        # Times and counts are of one run; another fit from the start has its own.
+        goes_on, self._is_resumed = self._is_resumed or _stepped(trainer) > 0, False
+        of_a_run = () if goes_on else ("overhead", "budget", "adaptation")
+        monitor.load_state_dict({k: v for k, v in self._state.items() if k not in of_a_run})
         self._session = _Session(monitor, loss, processes)
         if monitor.may_want_batches:
             with monitor.faults.contain("watching the sampler"):
@@ -374,6 +378,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a checkpoint's counters and picture histories."""
         self._state = state_dict
+        self._is_resumed = self._session is None
         if self._session is not None:
             self._session.monitor.load_state_dict(state_dict)
 

@@ -587,7 +587,7 @@ class Monitor:
             self._recorder.load_state_dict(state)
 
     def _resume_accounts(self, state: Mapping[str, Any]) -> None:
-        """Take up what the monitor took so far, unless a budget is new: that begins when it is set."""
+        """Take up what the monitor took so far, unless a budget has been set since."""
         budget, adaptation, told = self._agenda.budget, self._agenda.adaptation, state.get("budget")
         if budget is not None and (told or {}).get("share") != budget.share:
             return
