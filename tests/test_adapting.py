@@ -398,7 +398,7 @@ def test_more_is_measured_again_where_there_is_room(caplog: pytest.LogCaptureFix
     said = [r for r in caplog.records if "per-sample quantities are" in r.getMessage()]
     assert [r.levelno for r in said] == [logging.WARNING, logging.INFO, logging.INFO]
     lower, *_, upper = (r.getMessage() for r in said)
-    assert lower.startswith("a captured step takes as much time as 3 others, too much for overhead")
+    assert lower.startswith("a capture takes 3.0 times as long as a step, too much for overhead")
     assert "per-sample quantities are measured on 16 of 64 samples, to capture more often" in lower
     assert upper.startswith("overhead: 0.02 leaves room for more; from step ")
     assert upper.endswith("per-sample quantities are measured on all samples")
@@ -446,13 +446,28 @@ def test_the_log_tells_at_the_end_what_was_left_out(caplog: pytest.LogCaptureFix
     fit = Fit(in_proportion(0.3)).train(1001)
     told = _closing(caplog, fit)
     first = next(step for step, extent in fit.extents.items() if extent.halvings)
-    assert told.levelno == logging.INFO
+    assert told.levelno == logging.WARNING, "which a script shows without being told to"
     text = told.getMessage()
     assert text.startswith(
         f"overhead: 0.02: {len(fit.records)} of 201 captures were made, on 16 of"
     )
     assert 0 < int(text.split("64 samples from step ")[1].split()[0]) <= first
     assert text.endswith(" on; the monitor took 2.0% of the training time")
+
+
+def test_the_log_tells_what_the_end_of_the_run_took(caplog: pytest.LogCaptureFixture) -> None:
+    fit = Fit(in_proportion(0.3)).train(201)
+    fit.sink.close = lambda: fit.clock.wait(2.5)  # type: ignore[method-assign]
+    text = _closing(caplog, fit).getMessage()
+    assert "% of the training time, and 2.5 s before and after it, for the last pictures" in text
+
+
+def test_where_nothing_was_left_out_the_last_word_is_no_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = _closing(caplog, Fit(in_proportion(0.001), overhead=0.5, every=10).train(101))
+    assert told.levelno == logging.INFO
+    assert "11 of 11 captures were made;" in told.getMessage()
 
 
 def test_the_card_tells_on_how_much_of_a_step_it_is_measured(reduced: Fit) -> None:

@@ -24,7 +24,7 @@ from torch import nn
 from helpers import OneOfTwo, classifier, data, fingerprint, trainer
 from jacoscope import Monitor, Schedule, SensitivityMonitor
 from jacoscope.gathering import SampleGathering
-from jacoscope.pacing import PROBE, Budget, Overhead
+from jacoscope.pacing import PROBE, Budget, Overhead, rounded
 from jacoscope.sinks import MemorySink
 
 KIND = "0"
@@ -453,8 +453,15 @@ def test_the_log_tells_once_of_captures_that_cost_too_much(
     with caplog.at_level(logging.WARNING, "jacoscope"):
         Run(0.001, host=lambda _: 0.2).train(40_000)
     (told,) = caplog.messages
-    assert "as much time as 2 others" in told
+    assert "a capture takes 2.0 times as long as a step" in told
     assert "overhead: 0.001 leaves 2000 steps" in told
+
+
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(0.034, "0.034"), (1, "1.0"), (2.96, "3.0"), (9.99, "10."), (40.2, "40")]
+)
+def test_ratios_for_people(ratio: float, said: str) -> None:
+    assert rounded(ratio) == said.rstrip(".")
 
 
 # The monitor and the callback, by a clock that stands in for theirs.

@@ -178,7 +178,8 @@ class Monitor:
         self._decided: int | None = None
         self._last: tuple[int, int] = (0, 0)
         self._told: int | None = None  # the step of the last record that has the overhead
-        self._select()
+        with self._overhead.around_training():
+            self._select()
         if self._transit.is_first:
             self._agenda.warn_of_what_has_no_effect()
 
@@ -531,6 +532,12 @@ class Monitor:
     def close(self) -> None:
         """Write what is still under way, let go of everything, and close the sinks."""
         self.pause(self._last[0] + 1)
+        with self._overhead.around_training():
+            self._finish()
+        with self.faults.contain("counting captures"):
+            self._agenda.conclude(self._last[0] + 1)
+
+    def _finish(self) -> None:
         self.abandon_step()
         with self.faults.contain("bringing the last captured steps to an end"):
             self._transit.give_up()
@@ -538,8 +545,6 @@ class Monitor:
             self._drain(wait=True)
         with self.faults.contain("closing an epoch"):
             self._recorder.close_epoch()
-        with self.faults.contain("counting captures"):
-            self._agenda.conclude(self._last[0] + 1)
         if self._prober is not None:
             prober, self._prober = self._prober, None
             with self.faults.contain("allocating the change of the loss"):

@@ -8,11 +8,12 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["PROBE", "Budget", "Overhead"]
+__all__ = ["PROBE", "Budget", "Overhead", "rounded"]
 
 _log = logging.getLogger("jacoscope")
 
@@ -80,6 +81,8 @@ class Overhead:
 
     Attributes:
         training: Seconds of training so far.
+        outside: Seconds that the monitor took before and after the training, which are no part of
+            its share.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -97,6 +100,7 @@ class Overhead:
         self._costs: dict[str, deque[float]] = {}
         self._untypical: set[str] = set()  # those known from a step that warmed up, or from another
         self.training = 0.0
+        self.outside = 0.0
 
     def __enter__(self) -> None:
         if not self._depth:
@@ -107,6 +111,15 @@ class Overhead:
         self._depth -= 1
         if not self._depth:
             self._host += self._clock() - self._entered
+
+    @contextmanager
+    def around_training(self) -> Iterator[None]:
+        """What passes while this context is entered is before or after the training."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self.outside += self._clock() - begun
 
     def add(self, seconds: float) -> None:
         """Count time on the host that passed outside of this context."""
@@ -436,9 +449,14 @@ class Budget:
                 continue
             self._has_told = True
             _log.warning(
-                "a captured step takes as much time as %.0f others, so that overhead: %g leaves "
+                "a capture takes %s times as long as a step, so that overhead: %g leaves "
                 "%.0f steps from one to the next; measure fewer quantities or layers to have more",
-                cost / seconds,
+                rounded(cost / seconds),
                 self.share,
                 steps,
             )
+
+
+def rounded(ratio: float) -> str:
+    """A ratio for people, to two digits or as a whole number."""
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:#.2g}"
