@@ -166,7 +166,7 @@ def test_step_times_that_vary() -> None:
     times = [draw.lognormvariate(math.log(0.1), 0.5) for _ in range(30_000)]
     run = Run(0.03, step=times.__getitem__, host=lambda _: 0.03, device=lambda _: 0.05)
     run.train(len(times))
-    assert run.shares[-1] <= 0.03 * 1.01
+    assert run.shares[-1] <= 0.03 * 1.05
     assert run.shares[-1] > 0.03 * 0.8
     # What steps differ by comes and goes, and is not taken for the monitor's.
     assert run.overhead.share == pytest.approx(run.shares[-1], rel=0.15)
