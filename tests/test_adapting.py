@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from helpers import OneOfTwo, fingerprint
+from helpers import OneOfTwo, classifier, data, fingerprint, trainer
 from jacoscope import Monitor, SensitivityMonitor
 from jacoscope._lightning import steps_of
 from jacoscope.config import MonitorConfig, Output, Schedule
@@ -133,7 +133,7 @@ class Fit:
                 monitor.after_backward()
             monitor.before_optimizer_step(optimizer)
             optimizer.step()
-            with monitor._overhead if step == first else nullcontext():
+            with monitor._overhead:
                 self.clock.wait(self.cost(extent, step))
             monitor.end_step()
         monitor.note_last_step(first + steps - 1, 0)
@@ -398,7 +398,7 @@ def test_more_is_measured_again_where_there_is_room(caplog: pytest.LogCaptureFix
     said = [r for r in caplog.records if "per-sample quantities are" in r.getMessage()]
     assert [r.levelno for r in said] == [logging.WARNING, logging.INFO, logging.INFO]
     lower, *_, upper = (r.getMessage() for r in said)
-    assert lower.startswith("a captured step takes as much time as 3 others, too much for overhead")
+    assert lower.startswith("a capture takes 3.0 times as long as a step, too much for overhead")
     assert "per-sample quantities are measured on 16 of 64 samples, to capture more often" in lower
     assert upper.startswith("overhead: 0.02 leaves room for more; from step ")
     assert upper.endswith("per-sample quantities are measured on all samples")
@@ -446,13 +446,28 @@ def test_the_log_tells_at_the_end_what_was_left_out(caplog: pytest.LogCaptureFix
     fit = Fit(in_proportion(0.3)).train(1001)
     told = _closing(caplog, fit)
     first = next(step for step, extent in fit.extents.items() if extent.halvings)
-    assert told.levelno == logging.INFO
+    assert told.levelno == logging.WARNING, "which a script shows without being told to"
     text = told.getMessage()
     assert text.startswith(
         f"overhead: 0.02: {len(fit.records)} of 201 captures were made, on 16 of"
     )
     assert 0 < int(text.split("64 samples from step ")[1].split()[0]) <= first
     assert text.endswith(" on; the monitor took 2.0% of the training time")
+
+
+def test_the_log_tells_what_the_end_of_the_run_took(caplog: pytest.LogCaptureFixture) -> None:
+    fit = Fit(in_proportion(0.3)).train(201)
+    fit.sink.close = lambda: fit.clock.wait(2.5)  # type: ignore[method-assign]
+    text = _closing(caplog, fit).getMessage()
+    assert "% of the training time, and 2.5 s before and after it, for the last pictures" in text
+
+
+def test_where_nothing_was_left_out_the_last_word_is_no_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = _closing(caplog, Fit(in_proportion(0.001), overhead=0.5, every=10).train(101))
+    assert told.levelno == logging.INFO
+    assert "11 of 11 captures were made;" in told.getMessage()
 
 
 def test_the_card_tells_on_how_much_of_a_step_it_is_measured(reduced: Fit) -> None:
@@ -501,6 +516,26 @@ def test_a_resumed_run_goes_on_with_as_much() -> None:
     adaptation = resumed.monitor._agenda.adaptation
     assert adaptation is not None
     assert adaptation.made + adaptation.left_out == 202, "as if it had not stopped"
+
+
+@pytest.mark.parametrize("before", [None, 0.01])
+def test_a_budget_begins_when_it_is_set(before: float | None) -> None:
+    fit = Fit(in_proportion(3.0), overhead=before).train(100)
+    state = json.loads(json.dumps(fit.monitor.state_dict()))
+    resumed = Fit(in_proportion(0.01), overhead=0.1)
+    resumed.monitor.load_state_dict(state)
+    resumed.train(100, first=100)
+    # At 105 too few other steps were seen for the first to be judged.
+    assert [*resumed.extents] == [100, *range(110, 200, 5)], "what was taken before is not owed"
+    assert all(extent.is_all for extent in resumed.extents.values())
+
+
+def test_samples_come_before_layers_even_where_none_were_seen() -> None:
+    fit = Fit(in_proportion(1.5))
+    fit.monitor._overhead.load_state_dict({"costs": {"0": [1.5, 1.5, 1.5]}})
+    fit.train(2001)
+    assert any(extent.halvings for extent in fit.extents.values())
+    assert all(extent.halvings == 2 for extent in fit.extents.values() if extent.parts > 1)
 
 
 def test_training_is_bit_identical_on_every_extent() -> None:
@@ -602,11 +637,62 @@ def test_processes_measure_as_much_as_rank_zero(monkeypatch: pytest.MonkeyPatch)
             loss.backward()
             monitor.after_backward()
             monitor.before_optimizer_step(optimizer)
-        clock.wait(4 * first.share(SAMPLES))
+        with ranks[0]._overhead if step else nullcontext():
+            clock.wait(4 * first.share(SAMPLES))
         for monitor in ranks:
             monitor.end_step()
     assert len({extent.parts for extent in extents}) > 1
     assert len({extent.turn for extent in extents}) > 1
+
+
+@pytest.mark.parametrize("how", ["new", "resumed", "continued"])
+def test_another_fit_counts_anew_unless_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    import lightning.pytorch
+
+    clock = Clock()
+    monkeypatch.setattr("jacoscope.monitor.Overhead", lambda: Overhead(clock))
+    schedule = Schedule(every=1, first=0)
+    callback = SensitivityMonitor(quantities=("grad_norm",), schedule=schedule, overhead=0.5)
+    counts: list[tuple[int, float]] = []
+
+    class Passing(lightning.pytorch.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            clock.wait(0.1)
+
+        def on_train_end(self, *_: Any) -> None:
+            assert callback._session is not None
+            monitor = callback._session.monitor
+            adaptation = monitor._agenda.adaptation
+            assert adaptation is not None
+            adaptation.catch_up(monitor._last[0] + 1, None, monitor._agenda._next_regular)
+            counts.append((adaptation.made + adaptation.left_out, monitor._overhead.training))
+
+    def fit(most: int, **options: Any) -> lightning.pytorch.Trainer:
+        made = trainer(
+            lightning.pytorch,
+            tmp_path,
+            callbacks=[Passing(), callback],
+            max_steps=most,
+            max_epochs=-1,
+        )
+        made.fit(classifier(), data(), **options)
+        return made
+
+    first = fit(20)
+    if how == "new":
+        fit(30)
+    elif how == "resumed":
+        first.save_checkpoint(tmp_path / "20.ckpt")
+        fit(30, ckpt_path=tmp_path / "20.ckpt")
+    else:
+        first.fit_loop.epoch_loop.max_steps = 30
+        first.fit(classifier(), data())
+    (before, shorter), (after, longer) = counts
+    assert before == 20
+    assert after == 30, "of steps 0 to 29"
+    assert (shorter, longer) == (pytest.approx(2.0, abs=0.11), pytest.approx(3.0, abs=0.21))
 
 
 def test_a_run_of_lightning_measures_less_and_trains_the_same(
@@ -630,8 +716,9 @@ def test_a_run_of_lightning_measures_less_and_trains_the_same(
             session = callback._session
             assert session is not None
             agenda = session.monitor._agenda
-            cost = 0.06 * agenda.extent.share(SAMPLES) if session.is_capturing else 0.0
-            clock.wait(0.1 + cost)
+            clock.wait(0.1)
+            with session.monitor._overhead:
+                clock.wait(0.06 * agenda.extent.share(SAMPLES) * session.is_capturing)
             assert agenda.adaptation is not None
             ends.add(agenda.adaptation._end)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from jacoscope.extent import Extent
-from jacoscope.pacing import Budget, Overhead
+from jacoscope.pacing import Budget, Overhead, rounded
 
 __all__ = ["Adaptation"]
 
@@ -21,6 +21,8 @@ _AMPLE = 5
 """Times the schedule's spacing up to which there is room to measure more."""
 _FEW = 3
 """Captures below which a run has too few."""
+_NOTABLE = 0.1
+"""Seconds before and after the training that are told of."""
 _SURE = 2
 """Captures that what they cost is known from: one alone may have been slow by chance."""
 
@@ -151,7 +153,11 @@ class Adaptation:
                     self._counted = stop
 
     def conclude(self) -> None:
-        """Tell the log, once, how many captures were made, on what, and what they took."""
+        """Tell the log, once, how many captures were made, on what, and what they took.
+
+        It is a warning where any were left out or had a part alone: by default Python shows no
+        less.
+        """
         due = self.made + self.left_out
         if not due or self._is_concluded:
             return
@@ -162,11 +168,13 @@ class Adaptation:
             parts.append(f", on {self._described} from step {self._since} on")
         if not math.isnan(self._overhead.share):
             parts.append(f"; the monitor took {self._overhead.share:.1%} of the training time")
+            if self._overhead.outside >= _NOTABLE:
+                seconds = self._overhead.outside
+                parts.append(f", and {seconds:.1f} s before and after it, for the last pictures")
         if self.left_out and self.made < _FEW:
             parts.append("; a larger overhead, a longer run or fewer quantities would allow more")
-            _log.warning("%s", "".join(parts))
-        else:
-            _log.info("%s", "".join(parts))
+        is_whole = not self.left_out and self.extent.is_all
+        _log.log(logging.INFO if is_whole else logging.WARNING, "%s", "".join(parts))
 
     def state_dict(self) -> dict[str, Any]:
         """What is measured, and the counts, as plain values for a checkpoint."""
@@ -221,9 +229,9 @@ class Adaptation:
             _log.info(said + "measured on %s", share, step, self._described)
             return
         _log.warning(
-            "a captured step takes as much time as %.0f others, too much for overhead: %g; from "
-            "step %d on per-sample quantities are measured on %s, to capture more often",
-            cost / seconds,
+            "a capture takes %s times as long as a step, too much for overhead: %g; from step %d "
+            "on per-sample quantities are measured on %s, to capture more often",
+            rounded(cost / seconds),
             share,
             step,
             self._described,

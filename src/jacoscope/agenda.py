@@ -26,6 +26,8 @@ _SHARDS_ALONE = (
     "it is split over processes, and their parts are brought together only where the Monitor of "
     "each has processes=jacoscope.processes.Processes()"
 )
+_HOSTS = ("cpu", "meta")
+"""Devices whose work is done when a call returns."""
 
 
 class Agenda:
@@ -73,6 +75,7 @@ class Agenda:
         self._sizes: list[tuple[nn.Parameter, int | None]] = []
         self._headline_lane: Lane | None = None
         self._rest = 0
+        self._epoch_start = 0
 
     def select(self) -> None:
         """Select from the model's parameters as they are now.
@@ -142,6 +145,11 @@ class Agenda:
         """The model's parameters, as they were selected from."""
         return [parameter for parameter, _ in self._sizes]
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether a device works on the model while the host goes on."""
+        return any(parameter.device.type not in _HOSTS for parameter in self.parameters)
+
     def due(self, step: int, epoch: int, epoch_start: int) -> list[Lane]:
         """The lanes that are captured in a step; where it is asked for, rank zero decides.
 
@@ -157,6 +165,8 @@ class Agenda:
         def answers() -> list[int]:
             return self._within_budget(due(), step)
 
+        if epoch_start != self._epoch_start:
+            self._rest, self._epoch_start = 0, epoch_start
         has_hook = self._has_hook
         if self.adaptation is not None and not has_hook:
             self.adaptation.catch_up(step, epoch_start, self._next_regular)
@@ -184,7 +194,7 @@ class Agenda:
         kind = _kind(due)
         if adaptation.is_new(step):
             lanes = [lane for lane, is_due in zip(self.lanes, due, strict=True) if is_due]
-            if sample_targets_of(lanes):
+            if sample_targets_of(lanes) and adaptation.samples:  # or it would not know of fewer
                 spacing = max(lane.timetable.every or adaptation.spacing(step) for lane in lanes)
                 adaptation.adapt(kind, step, spacing, self._extents(adaptation.samples))
         extent = adaptation.extent

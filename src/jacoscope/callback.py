@@ -102,8 +102,10 @@ class SensitivityMonitor(Callback, _OtherCallback):
             Where captures would come less than a tenth as often, or hardly at all in a run of known
             length, per-sample quantities are measured on fewer samples (a half, a quarter, …, at
             least 16), and after that on a part of the layers at a time; nothing is approximated
-            without the record saying so. What is captured depends on how fast the machine is; with
-            ``null`` on the schedules alone.
+            without the record saying so. It bounds neither the first capture nor what comes before
+            the first step and after the last, such as drawing the last pictures; the log tells what
+            that took. What is captured depends on how fast the machine is; with ``null`` on the
+            schedules alone.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.
@@ -157,6 +159,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
         self.run_dir: str | None = None
         self._session: _Session | None = None
         self._state: Mapping[str, Any] = {}
+        self._is_resumed = False
 
     @property
     def state_key(self) -> str:
@@ -236,7 +239,10 @@ class SensitivityMonitor(Callback, _OtherCallback):
             processes=processes,
             wrapper=trainer.strategy.model or pl_module,
         )
-        monitor.load_state_dict(self._state)
+        # Times and counts are of one run; another fit from the start has its own.
+        goes_on, self._is_resumed = self._is_resumed or _stepped(trainer) > 0, False
+        of_a_run = () if goes_on else ("overhead", "budget", "adaptation")
+        monitor.load_state_dict({k: v for k, v in self._state.items() if k not in of_a_run})
         self._session = _Session(monitor, loss, processes)
         if monitor.may_want_batches:
             with monitor.faults.contain("watching the sampler"):
@@ -398,6 +404,7 @@ class SensitivityMonitor(Callback, _OtherCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a checkpoint's counters and picture histories."""
         self._state = state_dict
+        self._is_resumed = self._session is None
         if self._session is not None:
             self._session.monitor.load_state_dict(state_dict)
 

@@ -69,8 +69,6 @@ class CapturedStep:
         samples: Captures per-sample gradients, if any are wanted.
         groups: What these are measured on as a whole.
         running: Means over captures.
-        overhead: Share of the training time that the monitor has taken so far, ``nan`` if it is
-            not known.
 
     Attributes:
         capture: Takes tensors from the optimisers' steps.
@@ -91,7 +89,6 @@ class CapturedStep:
         samples: CapturedSamples | None = None,
         groups: Sequence[Group] = (),
         running: RunningMeans | None = None,
-        overhead: float = math.nan,
     ) -> None:
         self.step = step
         self.epoch = epoch
@@ -110,7 +107,6 @@ class CapturedStep:
         self.samples = samples
         self._groups = groups
         self._running = running or RunningMeans()
-        self._overhead = overhead
         self.batches: tuple[SampleBatch, ...] = ()
         self.samples_missing: Mapping[str, str] = {}
         self.samples_withheld: str | None = None
@@ -125,12 +121,16 @@ class CapturedStep:
             return None
         return Transfer(self._measured)
 
-    def record(self, statistics: HostStatistics, trainable: float) -> StepRecord:
+    def record(
+        self, statistics: HostStatistics, trainable: float, overhead: float = math.nan
+    ) -> StepRecord:
         """The record of the step.
 
         Args:
             statistics: What was measured.
             trainable: Number of the model's trainable scalars, ``nan`` if it has none.
+            overhead: Share of the training time that the monitor has taken so far, ``nan`` if it
+                is not known.
         """
         withheld: dict[str, str] = {}
         records: list[Record] = []
@@ -156,7 +156,7 @@ class CapturedStep:
             epoch=self.epoch,
             records=tuple(records),
             headline={
-                **self._headline(statistics, trainable),
+                **self._headline(statistics, trainable, overhead),
                 **self._sample_headline(records, samples, trainable),
             },
             gradient=self.gradient,
@@ -307,14 +307,16 @@ class CapturedStep:
         """Measure what the capture hands on, while its tensors are valid."""
         self._measured += self._gauge.measure(tensors, self._quantities)
 
-    def _headline(self, statistics: HostStatistics, trainable: float) -> dict[str, float]:
+    def _headline(
+        self, statistics: HostStatistics, trainable: float, overhead: float
+    ) -> dict[str, float]:
         if not self._headline_targets:
             return {}
         with self._faults.contain("the headline"):
             return {
                 **finish_headline(axis_of(self._headline_lanes), statistics),
                 "coverage": self._coverage(trainable),
-                **({} if math.isnan(self._overhead) else {"monitor_overhead": self._overhead}),
+                **({} if math.isnan(overhead) else {"monitor_overhead": overhead}),
             }
         return {}
 

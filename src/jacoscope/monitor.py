@@ -11,6 +11,7 @@ measures in :mod:`~jacoscope.opening` and :mod:`~jacoscope.captured_step`, how i
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -178,7 +179,9 @@ class Monitor:
         self._decided: int | None = None
         self._last: tuple[int, int] = (0, 0)
         self._was_due = False
-        self._select()
+        self._told: int | None = None  # the step of the last record that has the overhead
+        with self._overhead.around_training():
+            self._select()
         check_alerts(self.selection, self.config)
         if self._transit.is_first:
             self._agenda.warn_of_what_has_no_effect()
@@ -246,7 +249,7 @@ class Monitor:
                 is_expected = is_expected or (bool(due) and self._transit.expect_shards(step))
             if due:
                 self._open = self._opening.open(step, epoch, due)
-                self._overhead.begin_capture(agenda.kind_of(due))
+                self._count_capture(agenda.kind_of(due))
         shards = self._transit.shards
         return self._open is not None or (shards is not None and shards.is_open)
 
@@ -263,9 +266,13 @@ class Monitor:
                     return False
                 if self._agenda.is_outdated:
                     self._select()
-            self._overhead.begin_capture(PROBE)
+            self._count_capture(PROBE)
         prober.begin(step, epoch)
         return True
+
+    def _count_capture(self, kind: str) -> None:
+        is_asynchronous = self._agenda.is_asynchronous
+        self._overhead.begin_capture(kind, is_asynchronous=is_asynchronous)
 
     @property
     def may_want_samples(self) -> bool:
@@ -482,7 +489,11 @@ class Monitor:
     def _drain(self, *, wait: bool) -> None:
         for closed, transfer in self._transit.arrived(wait=wait):
             with self.faults.contain("writing a captured step"):
-                self._recorder.write(closed.record(transfer.result(), self._agenda.trainable))
+                statistics = transfer.result()
+                record = closed.record(statistics, self._agenda.trainable, self._overhead.share)
+                self._recorder.write(record)
+                if "monitor_overhead" in record.headline:
+                    self._told = closed.step
                 self._recorder.rank(closed.batches, closed.step, closed.epoch)
                 self._recorder.tell_withheld(closed.samples_missing, self._agenda.captured)
                 self._recorder.tell_without_samples(closed.samples_withheld)
@@ -540,6 +551,13 @@ class Monitor:
 
     def close(self) -> None:
         """Write what is still under way, let go of everything, and close the sinks."""
+        self.pause(self._last[0] + 1)
+        with self._overhead.around_training():
+            self._finish()
+        with self.faults.contain("counting captures"):
+            self._agenda.conclude(self._last[0] + 1)
+
+    def _finish(self) -> None:
         self.abandon_step()
         with self.faults.contain("bringing the last captured steps to an end"):
             self._transit.give_up()
@@ -547,13 +565,21 @@ class Monitor:
             self._drain(wait=True)
         with self.faults.contain("closing an epoch"):
             self._recorder.close_epoch()
-        with self.faults.contain("counting captures"):
-            self._agenda.conclude(self._last[0] + 1)
         if self._prober is not None:
             prober, self._prober = self._prober, None
             with self.faults.contain("allocating the change of the loss"):
                 self._recorder.write_probe(prober.conclude(self._model, *self._last))
+        with self.faults.contain("telling what the monitor took"):
+            self._tell_share()
         self._recorder.close()
+
+    def _tell_share(self) -> None:
+        """Write what share the monitor took in the end, if no record of the last step has it."""
+        (step, _), share = self._last, self._overhead.share
+        is_told = self._told == step or not self.captures
+        if self._transit.is_first and not is_told and not math.isnan(share):
+            self._told = step
+            self._recorder.write_headline(step, {"monitor_overhead": share})
 
     def state_dict(self) -> dict[str, Any]:
         """Counters and the sinks' histories, as plain values for a checkpoint.
@@ -580,14 +606,20 @@ class Monitor:
         """Take up what a checkpoint kept; what cannot be understood is left aside."""
         with self.faults.contain("resuming the monitor's state"):
             self._opening.running.load_state_dict(state.get("running", {}))
-            self._overhead.load_state_dict(state.get("overhead", {}))
-            if self._agenda.budget is not None:
-                self._agenda.budget.load_state_dict(state.get("budget", {}))
-            if self._agenda.adaptation is not None:
-                self._agenda.adaptation.load_state_dict(state.get("adaptation", {}))
+            self._resume_accounts(state)
             if self._prober is not None:
                 self._prober.load_state_dict(state.get("probes", {}))
             self._recorder.load_state_dict(state)
+
+    def _resume_accounts(self, state: Mapping[str, Any]) -> None:
+        """Take up what the monitor took so far, unless a budget has been set since."""
+        budget, adaptation, told = self._agenda.budget, self._agenda.adaptation, state.get("budget")
+        if budget is not None and (told or {}).get("share") != budget.share:
+            return
+        self._overhead.load_state_dict(state.get("overhead", {}))
+        if budget is not None and adaptation is not None:
+            budget.load_state_dict(told or {})
+            adaptation.load_state_dict(state.get("adaptation", {}))
 
     def _select(self) -> None:
         """Decide what is watched, and tell the sinks."""

@@ -60,7 +60,6 @@ class StepOpening:
         self._config = config
         self._agenda = agenda
         self._transit = transit
-        self._overhead = overhead
         self._faults = faults
         self._gauge = Gauge(faults, overhead)
         self._calibrations = Calibrations(
@@ -84,11 +83,8 @@ class StepOpening:
         targets = sample_targets_of(everything or due)
         if not self._transit.is_first and self._transit.shards is None:
             due = everything = ()  # what is not per sample is the same in all processes
-        share = self._overhead.share
         if not targets:
-            return CapturedStep(
-                step, epoch, due, everything, self._gauge, self._faults, overhead=share
-            )
+            return CapturedStep(step, epoch, due, everything, self._gauge, self._faults)
         if self._transit.samples is not None:
             self._transit.samples.expect(step, epoch)
         groups = self._groups(targets)
@@ -103,7 +99,6 @@ class StepOpening:
             samples,
             groups,
             self.running,
-            share,
         )
 
     def _groups(self, targets: Sequence[Target]) -> Sequence[Group]:

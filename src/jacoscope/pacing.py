@@ -8,11 +8,12 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["PROBE", "Budget", "Overhead"]
+__all__ = ["PROBE", "Budget", "Overhead", "rounded"]
 
 _log = logging.getLogger("jacoscope")
 
@@ -27,10 +28,13 @@ _PAUSE = 10
 """Times the mean step that one counts for at most: what takes longer is a pause."""
 _REMEMBERED = 5
 """Captures of a kind whose cost is remembered."""
+_TYPICAL = 3
+"""Captures of a kind after which what is far more than they took is a pause."""
 _SAVED = 10
 """Captures of every kind that unused time is saved up for."""
-_LONGEST_REST = 1000
-"""Steps after which a budget is asked again, however far off it seemed."""
+_LONGEST_REST = 50
+"""Steps after which a budget is asked again, however far off it seemed: steps may take longer by
+then, and asking takes about as long as 50 steps on which nothing is asked."""
 _SPARSE = 1000
 """Steps from one capture to the next that the log tells of."""
 
@@ -47,6 +51,7 @@ class _Captured:
     probes: float = 0.0
     once: float = 0.0
     is_warm: bool = True
+    is_asynchronous: bool = False
 
 
 class Overhead:
@@ -61,11 +66,23 @@ class Overhead:
       as such until the device has delivered it. It is left out for the first step of a run or a
       resumed run, in which the training warms up, too.
 
+    Captured steps may also be longer for reasons of their own, such as a callback of the project
+    that works at the same steps. So what counts of the difference is bounded:
+
+    - Where the model is on the processor, nothing of the monitor's runs outside of its own calls,
+      but they leave caches cold and memory in use. The difference counts, in either direction, up
+      to the time that the monitor spent on the host in these steps.
+    - Where a device works while the host goes on, its work may be many times the host's, and no
+      clock on the host tells it from other work at the same steps. Only what looks like a pause is
+      bounded: more than ten times a mean step and a capture of this kind, once three are known.
+
     Args:
         clock: Tells the time in seconds.
 
     Attributes:
         training: Seconds of training so far.
+        outside: Seconds that the monitor took before and after the training, which are no part of
+            its share.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -83,6 +100,7 @@ class Overhead:
         self._costs: dict[str, deque[float]] = {}
         self._untypical: set[str] = set()  # those known from a step that warmed up, or from another
         self.training = 0.0
+        self.outside = 0.0
 
     def __enter__(self) -> None:
         if not self._depth:
@@ -93,6 +111,15 @@ class Overhead:
         self._depth -= 1
         if not self._depth:
             self._host += self._clock() - self._entered
+
+    @contextmanager
+    def around_training(self) -> Iterator[None]:
+        """What passes while this context is entered is before or after the training."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self.outside += self._clock() - begun
 
     def add(self, seconds: float) -> None:
         """Count time on the host that passed outside of this context."""
@@ -113,11 +140,17 @@ class Overhead:
         if not self._is_capturing and not math.isnan(self.step_seconds):
             self._settle()
 
-    def begin_capture(self, kind: str) -> None:
-        """Capture or probe the step that has begun."""
+    def begin_capture(self, kind: str, *, is_asynchronous: bool = True) -> None:
+        """Capture or probe the step that has begun.
+
+        Args:
+            kind: What is captured.
+            is_asynchronous: Whether a device works on it while the host goes on.
+        """
         self._is_capturing = True
         if self._captured is None:
             self._captured = _Captured()
+        self._captured.is_asynchronous |= is_asynchronous
         if kind != PROBE:
             self._captured.kind = kind
             self._captured.captures += 1
@@ -155,18 +188,25 @@ class Overhead:
 
     @property
     def spent(self) -> float:
-        """Seconds that the monitor took so far, ``nan`` where captures cannot be judged yet."""
-        captured = self._captured
-        if captured is None:
-            return self.own + self._excess
-        if not self._is_known:
-            return math.nan
-        return self.own + max(0.0, self._excess + self._beyond(captured))
+        """Seconds that the monitor took so far.
+
+        As long as there were too few other steps to compare captured ones with, it is the time on
+        the host alone.
+        """
+        return self._spent(self._captured)
 
     @property
     def share(self) -> float:
-        """The monitor's share of the training time so far, ``nan`` where it is not known."""
-        return self.spent / self.training if self.training > 0 else math.nan
+        """The monitor's share of the training time so far, ``nan`` before any has passed.
+
+        Of a captured step under way it has what has passed.
+        """
+        captured, training = self._captured, self.training
+        if self._mark is not None and self._is_capturing and captured is not None:
+            since, _, own = self._mark
+            captured, passed = self._with(captured, self._clock() - since, 1, self.own - own)
+            training += passed
+        return self._spent(captured) / training if training > 0 else math.nan
 
     @property
     def is_settled(self) -> bool:
@@ -225,14 +265,33 @@ class Overhead:
         steps, own = step - first, self.own - own
         seconds = self._clock() - since
         if self._is_capturing and captured is not None:
-            captured.own += own
-            captured.seconds += seconds if self._is_warm else own
-            captured.steps += steps if self._is_warm else 0
-            captured.is_warm = captured.is_warm and self._is_warm
-            self.training += seconds
+            self._captured, passed = self._with(captured, seconds, steps, own)
+            self.training += passed
         else:
             self.training += own + self._counted(seconds - own, steps)
         self._is_warm = True
+
+    def _with(
+        self, captured: _Captured, seconds: float, steps: int, own: float
+    ) -> tuple[_Captured, float]:
+        """Captured steps with some more, and what these add to the training time."""
+        passed = seconds
+        if self._is_known and not captured.is_asynchronous:
+            passed = min(seconds, _PAUSE * steps * self.step_seconds + 2 * own)
+        more = replace(
+            captured,
+            own=captured.own + own,
+            seconds=captured.seconds + (seconds if self._is_warm else own),
+            steps=captured.steps + (steps if self._is_warm else 0),
+            is_warm=captured.is_warm and self._is_warm,
+        )
+        return more, passed
+
+    def _spent(self, captured: _Captured | None) -> float:
+        """Seconds that the monitor took, with these captured steps."""
+        if captured is None or not self._is_known:
+            return self.own + self._excess
+        return self.own + max(0.0, self._excess + self._beyond(captured))
 
     def _counted(self, seconds: float, steps: int) -> float:
         """What steps without captures add to the training time."""
@@ -245,8 +304,15 @@ class Overhead:
         return seconds
 
     def _beyond(self, captured: _Captured) -> float:
-        """What captured steps took beyond other steps and the time on the host."""
-        return captured.seconds - captured.own - captured.steps * self.step_seconds
+        """What counts of what captured steps took beyond other steps and the time on the host."""
+        beyond = captured.seconds - captured.own - captured.steps * self.step_seconds
+        if not captured.is_asynchronous:
+            return max(-captured.own, min(captured.own, beyond))
+        kind = captured.kind
+        if kind is None or self.remembered(kind) < _TYPICAL:
+            return beyond
+        usual = captured.steps * self.step_seconds + captured.captures * self.expected(kind)
+        return min(beyond, _PAUSE * usual)
 
     def _settle(self) -> None:
         captured, self._captured = self._captured, None
@@ -339,8 +405,8 @@ class Budget:
         self._refused.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """What was forfeited, as plain values for a checkpoint."""
-        return {"forfeited": self._forfeited}
+        """The share and what was forfeited, as plain values for a checkpoint."""
+        return {"share": self.share, "forfeited": self._forfeited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what was forfeited."""
@@ -383,9 +449,14 @@ class Budget:
                 continue
             self._has_told = True
             _log.warning(
-                "a captured step takes as much time as %.0f others, so that overhead: %g leaves "
+                "a capture takes %s times as long as a step, so that overhead: %g leaves "
                 "%.0f steps from one to the next; measure fewer quantities or layers to have more",
-                cost / seconds,
+                rounded(cost / seconds),
                 self.share,
                 steps,
             )
+
+
+def rounded(ratio: float) -> str:
+    """A ratio for people, to two digits or as a whole number."""
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:#.2g}"

@@ -83,6 +83,15 @@ class Recorder:
         self._each(lambda sink: sink.write_probe(record))
         self._alert(record)
 
+    def write_headline(self, step: int, headline: Mapping[str, float]) -> None:
+        """Write headline scalars that are of no record.
+
+        Args:
+            step: The step that they go up to.
+            headline: Scalars by name.
+        """
+        self._each(lambda sink: sink.write_headline(step, headline))
+
     def rank(self, batches: Sequence[SampleBatch], step: int, epoch: int) -> None:
         """Rank a captured step's samples.
 

@@ -23,7 +23,8 @@ def test_headlines_are_logged_under_the_group(train: Train, tiny: type) -> None:
     assert [step for _, step in logged] == [0, 1, 2]
     for (scalars, _), record in zip(logged, records, strict=True):
         assert scalars == {f"my.group/{name}": value for name, value in record.headline.items()}
-    assert set(records[0].headline) == {*(item.name for item in HEADLINES), "coverage"}
+    added = {"coverage", "monitor_overhead"}
+    assert set(records[0].headline) == {item.name for item in HEADLINES} | added
 
 
 def test_steps_without_a_headline_are_passed_over(train: Train, tiny: type) -> None:
@@ -32,7 +33,8 @@ def test_steps_without_a_headline_are_passed_over(train: Train, tiny: type) -> N
     config = {"layers": [rule, {"match": "*"}], "schedule": {"first": 0, "every": 2}}
     records = train(tiny(), config, [sink], steps=range(4))
     assert [record.step for record in records] == [0, 1, 2, 3]
-    assert [step for _, step in logged] == [0, 2]
+    assert [step for _, step in logged] == [0, 2, 3]
+    assert [*logged[-1][0]] == ["g/monitor_overhead"], "where the run ends"
 
 
 def test_coverage_counts_what_can_be_trained(train: Train, tiny: type) -> None:

@@ -30,7 +30,11 @@ Values = Callable[..., list[tuple[int, Any]]]
 
 _ALL = ("grad_norm", "grad_rms", "grad_histogram", "update_ratio")
 _NAMES = ("first.weight", "first.bias", "second.weight", "second.bias")  # what has a gradient
-_HEADLINE = {f"sensitivity/{item.name}" for item in HEADLINES} | {"sensitivity/coverage"}
+_HEADLINE = {
+    *(f"sensitivity/{item.name}" for item in HEADLINES),
+    "sensitivity/coverage",
+    "sensitivity/monitor_overhead",
+}
 _OFF: dict[str, Any] = {
     "headline": False,
     "records": False,
@@ -65,7 +69,7 @@ def test_defaults_write_what_is_documented(write: Train, values: Values, tiny: t
     assert headline == {
         f"sensitivity/{name}"
         for name in ("grad_norm", "grad_rms_spread", "update_norm", "weight_norm")
-    } | {"sensitivity/update_ratio", "sensitivity/coverage"}
+    } | {"sensitivity/update_ratio", "sensitivity/coverage", "sensitivity/monitor_overhead"}
     (named,) = (tag for tag in _tags(values()) if tag.startswith(_NAMED))
     assert _tags(values()) == {
         *headline,

@@ -237,8 +237,10 @@ class MonitorConfig:
             Where captures would come less than a tenth as often, or hardly at all in a run of known
             length, per-sample quantities are measured on fewer samples (a half, a quarter, …, at
             least 16), and after that on a part of the layers at a time; nothing is approximated
-            without the record saying so. What is captured depends on how fast the machine is; with
-            ``null`` on the schedules alone.
+            without the record saying so. It bounds neither the first capture nor what comes before
+            the first step and after the last, such as drawing the last pictures; the log tells what
+            that took. What is captured depends on how fast the machine is; with ``null`` on the
+            schedules alone.
         output: What is written, and where.
         samples: How samples are told apart, where per-sample quantities are measured.
         probes: How probes are run, where quantities of outputs or of all else equal are asked for.

@@ -153,7 +153,10 @@ HEADLINES: tuple[Headline, ...] = (
 OVERHEAD_FORMULA = "time the monitor took / training time, since the run began"
 OVERHEAD_READING = (
     "What the monitor costs: its time on the host, and what captured steps took beyond that and "
-    "other steps. Absent until it has seen steps of both sorts. The option overhead bounds it."
+    "other steps; with fewer than five others, the host's time alone. Training time leaves out "
+    "validations and other pauses, and what comes before the first step and after the last. A "
+    "value is up to when its record was made, that step's capture included, or nearly; the last "
+    "is of the run's last step. The option overhead bounds it, from when captures are paid off."
 )
 """What ``monitor_overhead`` is, for people."""
 

@@ -56,7 +56,7 @@ class Run:
             cotangents, as a frame like the quantity's own.
         headline: One row per captured or probed step, one column per headline scalar, and
             ``sample_count``, the number of samples in the captured batch; ``nan`` where a step does
-            not have it.
+            not have it. The run's last step has a row for ``monitor_overhead``, captured or not.
         alerts: One row per alert and row of it: step, epoch, name and severity of the rule, what it
             is on, the row, its value and bound, and all of it as a sentence.
         grams: By step, the Gram matrices of captured batches that were recorded whole; see

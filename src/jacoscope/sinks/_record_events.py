@@ -147,6 +147,10 @@ class RecordEvents:
         values.append(self._text(".probe", _compact(describe_probe(record))))
         add_values(self._writer, values, record.step)
 
+    def write_headline(self, step: int, headline: Mapping[str, float]) -> None:
+        """Write headline scalars that are of no record."""
+        add_values(self._writer, self._named(headline_tensor(headline), np.float64), step)
+
     def write_boards(self, boards: EpochBoards) -> None:
         """Write the samples of an epoch as an event of their own."""
         # Ids may hold characters that have no encoding, such as those of damaged file names; JSON

@@ -54,6 +54,9 @@ class Sink(abc.ABC):
     def write_probe(self, record: ProbeRecord) -> None:  # noqa: B027
         """Write the probes of a step; sinks that have no place for them do not."""
 
+    def write_headline(self, step: int, headline: Mapping[str, float]) -> None:  # noqa: B027
+        """Write scalars that are of no record, at the end of the run; sinks may leave them out."""
+
     def write_alerts(self, alerts: Sequence[Alert]) -> None:  # noqa: B027
         """Write the alerts of a step; sinks that have no place for them do not."""
 
@@ -77,6 +80,7 @@ class MemorySink(Sink):
         records: What was written, in order.
         boards: The sample leaderboards of each epoch, in order.
         probes: The records of probes, in order.
+        headlines: The scalars that are of no record, each with its step.
         alerts: Alerts, in order.
     """
 
@@ -86,6 +90,7 @@ class MemorySink(Sink):
         self.records: list[StepRecord] = []
         self.boards: list[EpochBoards] = []
         self.probes: list[ProbeRecord] = []
+        self.headlines: list[tuple[int, Mapping[str, float]]] = []
         self.alerts: list[Alert] = []
 
     def open(self, run: RunInfo) -> None:
@@ -102,6 +107,10 @@ class MemorySink(Sink):
     def write_probe(self, record: ProbeRecord) -> None:
         """Keep the record."""
         self.probes.append(record)
+
+    def write_headline(self, step: int, headline: Mapping[str, float]) -> None:
+        """Keep the scalars."""
+        self.headlines.append((step, headline))
 
     def write_alerts(self, alerts: Sequence[Alert]) -> None:
         """Keep the alerts."""

@@ -41,6 +41,10 @@ class ScalarSink(Sink):
             scalars = {f"{self._group}/{name}": value for name, value in record.headline.items()}
             self._log(scalars, record.step)
 
+    def write_headline(self, step: int, headline: Mapping[str, float]) -> None:
+        """Log scalars that are of no record."""
+        self._log({f"{self._group}/{name}": value for name, value in headline.items()}, step)
+
     def close(self) -> None:
         """Nothing to let go of."""
 

@@ -147,6 +147,12 @@ class TensorBoardSink(Sink):
         with self._faults.contain("drawing pictures", self._pictures.stop):
             self._pictures.write(record)
 
+    def write_headline(self, step: int, headline: Mapping[str, float]) -> None:
+        """Write scalars that are of no record."""
+        self._add(self._headline(headline), step)
+        if self._output.records:
+            self._events.write_headline(step, headline)
+
     def write_alerts(self, alerts: Sequence[Alert]) -> None:
         """Write the alerts of a step, and a table of all so far."""
         self._alerts = [*self._alerts, *(describe_alert(alert) for alert in alerts)]
