@@ -107,7 +107,7 @@ def watching(
     captured: Schedule = Schedule(every=1, first=0),
     on_error: Any = "raise",
     every: int = 1,
-    output: Output = Output(),
+    shown: Output = Output(),
     **probes: Any,
 ) -> SensitivityMonitor:
     return SensitivityMonitor(
@@ -117,7 +117,7 @@ def watching(
             schedule=captured,
             probes=Probes(**{"schedule": {"every": every}, **probes}),
             on_error=on_error,
-            output=output,
+            output=shown,
         )
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,6 @@ PLACES = [
     "pacing:Overhead.probed",
     "pacing:Overhead.pause",
     "pacing:Overhead.state_dict",
-    "pacing:Overhead.load_state_dict",
     "adapting:Adaptation.saw",
     "adapting:Adaptation.ends_at",
     "adapting:Adaptation.state_dict",
@@ -108,6 +108,13 @@ def weights(folder: Path, watched: SensitivityMonitor | None) -> list[list[float
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> list[list[float]]:
     return weights(tmp_path_factory.mktemp("plain"), None)
+
+
+@pytest.fixture(autouse=True)
+def _stance() -> Iterator[None]:
+    """What a planted fault has left of the compiler's stance is put back."""
+    yield
+    torch.compiler.set_stance("default")
 
 
 @pytest.mark.filterwarnings("default::jacoscope.faults.MonitorWarning")

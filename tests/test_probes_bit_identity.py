@@ -344,8 +344,8 @@ def run(folder: Path, case: str, *, watch: bool, package: Any = pl) -> list[Any]
     pl.seed_everything(7, verbose=False)
     digests = Digests()
     chain = ("network.0", "network.4") if case == "busy" else ()
-    output = Output() if case == "busy" else Output(pictures=())
-    monitor = watching(chain=chain, seed=3, on_error="warn", output=output)
+    shown = Output() if case == "busy" else Output(pictures=())
+    monitor = watching(chain=chain, seed=3, on_error="warn", shown=shown)
     callbacks = [monitor, digests] if watch else [digests]
     logger = CSVLogger(folder, name="csv", version=int(watch))
     fitting = trainer(package, folder, callbacks=callbacks, logger=logger, **options)

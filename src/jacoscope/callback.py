@@ -240,7 +240,9 @@ class SensitivityMonitor(Callback, _OtherCallback):
             wrapper=trainer.strategy.model or pl_module,
         )
         # Times and counts are of one run; another fit from the start has its own.
-        goes_on, self._is_resumed = self._is_resumed or _stepped(trainer) > 0, False
+        goes_on, self._is_resumed = self._is_resumed, False
+        with monitor.faults.contain("following the Trainer"):
+            goes_on = goes_on or _stepped(trainer) > 0
         of_a_run = () if goes_on else ("overhead", "budget", "adaptation")
         monitor.load_state_dict({k: v for k, v in self._state.items() if k not in of_a_run})
         self._session = _Session(monitor, loss, processes)
