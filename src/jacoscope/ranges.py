@@ -4,9 +4,10 @@ A square has twice its root's exponent. In single precision a sample's norm of 1
 of 1e-42, which is rounded to a multiple of 1e-45, and one of 1e-23 a square of nothing, though the
 gradient itself is known to seven digits: as in the first layers of a deep network in which
 gradients vanish. What is linear in contributions, as the comparison with the gradient is, cannot
-show it. So squares are looked at on the host: a parameter whose squares cannot be known is withheld
-once, and from the next capture on its contributions are multiplied by a power of two first, which
-rounds nothing.
+show it. So squares are looked at, and where they cannot be known contributions are multiplied by a
+power of two first, which rounds nothing: at once where a parameter is met for the first time and
+looking does not wait for a device; else the parameter is withheld once, and measured so from the
+next capture on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 
 import torch
 
-from jacoscope.quantities import FloatArray
+from jacoscope.quantities import FloatArray, SampleTensors
 
 __all__ = ["Ranges", "lowest_square"]
 
@@ -31,6 +32,29 @@ class Ranges:
 
     def __init__(self) -> None:
         self._factors: dict[str, float] = {}
+        self._met: set[str] = set()
+
+    def at_first(self, name: str, found: SampleTensors) -> float:
+        """The power of two for a capture whose squares are there to be looked at.
+
+        Args:
+            name: The parameter.
+            found: What was measured of it.
+
+        Returns:
+            What its contributions have to be multiplied by: where it was met before, or looking
+            would wait for a device, by what they were.
+        """
+        if name in self._met or found.sq_N.device.type != "cpu":
+            return found.factor
+        self._met.add(name)
+        info = torch.finfo(found.dtype)
+        largest = float(found.sq_N.max())
+        is_known = lowest_square(found.dtype) / info.eps <= largest <= info.max * info.eps
+        norm = math.sqrt(largest if is_known else float(found.grad_sq)) / found.factor
+        if 0 < norm < math.inf:
+            self._choose(name, norm, info)
+        return self.factor(name)
 
     def factor(self, name: str) -> float:
         """The power of two for a parameter's next capture; 1 for almost all."""
@@ -60,11 +84,12 @@ class Ranges:
             Why they cannot be known, or ``None`` if they can.
         """
         largest = float(sq_N.max(initial=0.0))
-        if math.isnan(largest) or not math.isfinite(along):
+        if not math.isfinite(along):
             return None
         info, lowest = torch.finfo(dtype), lowest_square(dtype)
-        # Known are those of all samples down to √ε of the largest.
-        is_over, is_under = math.isinf(largest), largest < lowest / info.eps
+        # Known are those of all samples down to √ε of the largest, and sums over the samples. What
+        # is finite along the direction has squares that are no numbers only where these overflow.
+        is_over, is_under = not largest <= info.max * info.eps, largest < lowest / info.eps
         norm = math.sqrt(largest) / factor if lowest < largest < math.inf else along
         if norm > 0:
             self._choose(name, norm, info)
@@ -74,9 +99,8 @@ class Ranges:
         if is_over or (is_under and 0 < along <= most):
             how = "too large" if is_over else "too small"
             return (
-                f"its samples' gradients are {how} for squares in {str(dtype)[6:]} (about "
-                f"{norm:.0e} in all): from the next capture on they are multiplied by a power of "
-                "two first"
+                f"its samples' gradients have become {how} for squares in {str(dtype)[6:]}; from "
+                "the next capture on they are multiplied by a power of two first"
             )
         return None
 

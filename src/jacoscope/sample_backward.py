@@ -277,13 +277,18 @@ def attach_samples(
     def measured(name: str, jacobian: Jacobian, grad: Tensor) -> SampleTensors | None:
         if name in resting:
             return None
-        need, factor = needs.get(name, SampleNeeds()), ranges.factor(name)
-        if chosen is None:
-            return measure_samples(jacobian, grad, need, factor=factor)
-        if jacobian.device not in places:
-            places[jacobian.device] = torch.tensor(chosen).to(jacobian.device, non_blocking=True)
-        part = jacobian.select(places[jacobian.device])
-        return measure_samples(part, grad, need, is_part=True, factor=factor)
+        need, is_part = needs.get(name, SampleNeeds()), chosen is not None
+        if chosen is not None:
+            device = jacobian.device
+            if device not in places:
+                places[device] = torch.tensor(chosen).to(device, non_blocking=True)
+            jacobian = jacobian.select(places[device])
+        factor = ranges.factor(name)
+        found = measure_samples(jacobian, grad, need, is_part=is_part, factor=factor)
+        factor = ranges.at_first(name, found)
+        if factor == found.factor:
+            return found
+        return measure_samples(jacobian, grad, need, is_part=is_part, factor=factor)
 
     made, begun = calibrations.made, time.perf_counter()
     capture = JacobianCapture(
