@@ -33,7 +33,7 @@ ARGUMENTS = [
 ]
 SIZE = {"width": 1280, "height": 720}
 
-_PATIENCE_MS = 20_000
+_PATIENCE_MS = 45_000
 # What TensorBoard's own page does, with and without the tab: it has a library twice, says so, and
 # looks for its fonts above the path prefix.
 _OF_TENSORBOARD = re.compile(r"Multiple instances of Three\.js|/font-roboto/\w+\.woff2")
