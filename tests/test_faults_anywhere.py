@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from helpers import trainer
-from jacoscope import SensitivityMonitor
+from jacoscope import Monitor, SensitivityMonitor
 from jacoscope.faults import MonitorWarning
+from jacoscope.sinks import MemorySink
 from sample_training import Learner, fit, loader_of, perceptron, rows_of_pairs
 
 PLACES = [
@@ -173,3 +174,22 @@ def test_an_error_of_the_training_is_the_one_that_is_raised(
     with pytest.raises(_OwnError) as caught:
         fit(tmp_path, Failing(perceptron()), loader_of(rows_of_pairs(40)), watched)
     assert caught.value.__context__ is None
+
+
+def test_sinks_are_closed_even_where_faults_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closing(MemorySink):
+        is_closed = False
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    sink = Closing()
+    watched = Monitor(torch.nn.Linear(2, 1), {"on_error": "raise"}, sinks=[sink])
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("this was planted")
+
+    monkeypatch.setattr("jacoscope.transit.Transit.give_up", fail)
+    with pytest.raises(RuntimeError, match="planted"):
+        watched.close()
+    assert sink.is_closed

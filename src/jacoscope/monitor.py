@@ -553,7 +553,10 @@ class Monitor:
         """Write what is still under way, let go of everything, and close the sinks."""
         self.pause(self._last[0] + 1)
         with self._overhead.around_training():
-            self._finish()
+            try:
+                self._finish()
+            finally:  # where faults are raised, too
+                self._recorder.close()
         with self.faults.contain("counting captures"):
             self._agenda.conclude(self._last[0] + 1)
 
@@ -571,7 +574,6 @@ class Monitor:
                 self._recorder.write_probe(prober.conclude(self._model, *self._last))
         with self.faults.contain("telling what the monitor took"):
             self._tell_share()
-        self._recorder.close()
 
     def _tell_share(self) -> None:
         """Write what share the monitor took in the end, if no record of the last step has it."""
