@@ -71,7 +71,7 @@ class Agenda:
         self._config = config
         self._transit = transit
         self._withheld = withheld
-        self._selected_from: list[tuple[int, bool]] = []
+        self._selected_from: list[tuple[int, type[nn.Parameter]]] = []
         self._sizes: list[tuple[nn.Parameter, int | None]] = []
         self._headline_lane: Lane | None = None
         self._rest = 0
@@ -115,10 +115,12 @@ class Agenda:
         """Whether parameters were added or replaced, or got their shape, since the selection."""
         return self._selected_from != self._parameters()
 
-    def _parameters(self) -> list[tuple[int, bool]]:
-        sharding = Sharding(self._wrapper)
-        kept = [sharding.kept(parameter) for parameter in self._model.parameters()]
-        return [(id(parameter), is_lazy(parameter)) for parameter in kept]
+    def _parameters(self) -> list[tuple[int, type[nn.Parameter]]]:
+        sharding, parameters = Sharding(self._wrapper), _registered(self._model)
+        if sharding.is_any:
+            parameters = [sharding.kept(parameter) for parameter in parameters]
+        # One that gets its shape becomes of another type.
+        return [(id(parameter), type(parameter)) for parameter in parameters]
 
     @property
     def may_want_samples(self) -> bool:
@@ -313,3 +315,20 @@ def _numel(parameter: nn.Parameter) -> int:
 def _kind(due: Sequence[bool]) -> str:
     """What a capture of these lanes is called, by its place among those that cost alike."""
     return ",".join(str(place) for place, is_due in enumerate(due) if is_due)
+
+
+def _registered(model: nn.Module) -> list[nn.Parameter]:
+    """All parameters of a model's modules, a tied one as often as it is there.
+
+    It is asked at every captured step, and ``model.parameters()``, which makes up names, takes five
+    times as long.
+    """
+    found: list[nn.Parameter] = []
+    known, waiting = {id(model)}, [model]
+    for module in waiting:  # which grows meanwhile
+        found += [each for each in module._parameters.values() if each is not None]
+        for child in module._modules.values():
+            if child is not None and id(child) not in known:
+                known.add(id(child))
+                waiting.append(child)
+    return found

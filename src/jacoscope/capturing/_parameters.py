@@ -13,9 +13,9 @@ __all__ = ["chosen_parameters", "first_names", "watched_parameters"]
 
 def first_names(model: nn.Module) -> dict[str, str]:
     """By each name of each parameter, the first name of that parameter; a tied one has several."""
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    first: dict[int, str] = {}
     every = model.named_parameters(remove_duplicate=False)
-    return {name: first[id(parameter)] for name, parameter in every}
+    return {name: first.setdefault(id(parameter), name) for name, parameter in every}
 
 
 def chosen_parameters(
@@ -77,6 +77,8 @@ def watched_parameters(
         ValueError: If a name is unknown, or its parameter requires no gradient or has no elements.
     """
     chosen = chosen_parameters(model, names, _flaw)
+    if names is None:
+        return chosen
     return {name: chosen[name] for name, _ in model.named_parameters() if name in chosen}
 
 
