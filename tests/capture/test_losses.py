@@ -27,12 +27,13 @@ def scores(*inner: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
 @pytest.mark.parametrize("inner", [(), (5,), (3, 2)], ids=str)
 @pytest.mark.parametrize("ignored", [-100, 1])
+@pytest.mark.parametrize("weight", [None, WEIGHTS], ids=["", "weighted"])
 def test_cross_entropy(
-    inner: tuple[int, ...], smoothing: float, reduction: str, ignored: int
+    inner: tuple[int, ...], smoothing: float, reduction: str, ignored: int, weight: Tensor | None
 ) -> None:
     given, labels = scores(*inner)
     labels.flatten()[0] = 0
-    told: dict[str, Any] = {"label_smoothing": smoothing, "ignore_index": ignored}
+    told: dict[str, Any] = {"label_smoothing": smoothing, "ignore_index": ignored, "weight": weight}
     loss = functional.cross_entropy(given, labels, reduction=reduction, **told)
     found = sample_losses((loss / 3).mean(), N, None, None)
     each = functional.cross_entropy(given, labels, reduction="none", **told).reshape(N, -1)
@@ -42,6 +43,28 @@ def test_cross_entropy(
     ).detach()
     assert isinstance(found, Tensor)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("from_logits", [True, False])
+@pytest.mark.parametrize("shape", [(), (C,)], ids=["of elements", "of outputs"])
+def test_binary_cross_entropy_with_weights(
+    reduction: str, from_logits: bool, shape: tuple[int, ...]
+) -> None:
+    given, labels = scores()
+    target = functional.one_hot(labels, C).double()
+    told: dict[str, Any] = {"weight": torch.rand(shape or (N, C), dtype=torch.float64)}
+    if from_logits:
+        told["pos_weight"] = WEIGHTS
+        function: Callable[..., Tensor] = functional.binary_cross_entropy_with_logits
+    else:
+        given, function = given.sigmoid(), functional.binary_cross_entropy
+    found = sample_losses(
+        function(given, target, reduction=reduction, **told).mean(), N, None, None
+    )
+    expected = function(given, target, reduction="none", **told).mean(1).detach()
+    assert isinstance(found, Tensor)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 def _weighted(given: Tensor, labels: Tensor) -> Tensor:
@@ -71,15 +94,15 @@ def _unlike(given: Tensor, labels: Tensor) -> Tensor:
     return 0.9 * functional.nll_loss(known, labels) + 0.1 / C * -known.sum(1).sum()
 
 
+def _unevenly(given: Tensor, labels: Tensor) -> Tensor:
+    """Label smoothing whose two terms weigh classes differently."""
+    known = given.log_softmax(1)
+    hard = functional.nll_loss(known, labels, weight=WEIGHTS, reduction="sum")
+    return 0.9 * hard + 0.1 / C * -(known * WEIGHTS.flip(0)).sum(1).sum()
+
+
 UNKNOWN: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
-    "class weights": (
-        lambda x, y: functional.cross_entropy(x, y, weight=WEIGHTS),
-        "weights classes or elements",
-    ),
-    "class weights and label smoothing": (
-        lambda x, y: functional.cross_entropy(x, y, weight=WEIGHTS, label_smoothing=0.1),
-        "weights classes or elements",
-    ),
+    "other weights of classes in the smoothing": (_unevenly, "is a sum of several terms"),
     "weights of samples": (_weighted, "weights its samples"),
     "a penalty": (_penalised, "is a sum of several terms"),
     "what only looks like label smoothing": (_halves, "is a sum of several terms"),

@@ -30,7 +30,6 @@ _OTHER = (
 )
 _SEVERAL = "the loss is a sum of several terms"
 _WEIGHTED = "the loss weights its samples, or their terms"
-_CLASSES = "the loss function weights classes or elements"
 _WHOSE = "which of the loss's terms are which sample's is not known"
 
 
@@ -41,7 +40,8 @@ def sample_losses(
 
     It is read for cross entropy, with label smoothing or without, mean squared and absolute errors,
     Huber's and smooth absolute errors, and binary cross entropy, if the loss is one such term, up
-    to a factor.
+    to a factor. Terms are those of ``reduction="none"``: weights of classes or elements that the
+    loss function has been given are in them.
 
     Args:
         loss: The loss.
@@ -91,9 +91,7 @@ def _terms(node: Node) -> tuple[Tensor, Tensor] | str | None:
         if operation == "Add":
             return _smoothed(node)
         if operation in _HARD:
-            return _CLASSES if _saved(node, "weight") is not None else _cross_entropy(node)
-        if any(_saved(node, name) is not None for name in ("weight", "pos_weight")):
-            return _CLASSES
+            return _cross_entropy(node)
         error: Callable[[Node, Tensor, Tensor], Tensor] | None = _ELEMENTWISE.get(operation)
         if error is None:
             return None
@@ -105,11 +103,11 @@ def _terms(node: Node) -> tuple[Tensor, Tensor] | str | None:
         return values, torch.ones_like(values, dtype=torch.bool)
 
 
-def _smoothed(node: Node) -> tuple[Tensor, Tensor] | str | None:
+def _smoothed(node: Node) -> tuple[Tensor, Tensor] | None:
     """Cross entropy with label smoothing ε, which PyTorch adds up of two terms.
 
     They are 1 − ε times the loss of the target, and ε / C times the sum of those of all C classes,
-    of the same logarithms of probabilities.
+    of the same logarithms of probabilities, and with the same weights of classes.
     """
     scaled = [_scaled(each) for each in _following(node)]
     if len(scaled) != 2 or getattr(node, "_saved_alpha", None) != 1:
@@ -121,9 +119,10 @@ def _smoothed(node: Node) -> tuple[Tensor, Tensor] | str | None:
     given = _saved(hard, "self")
     if given is None or given.dim() < 2 or abs(own + every * given.shape[1] - 1) > _ROUNDING:
         return None
-    if _saved(hard, "weight") is not None:
-        return _CLASSES
     (source, _), (origin, done) = _past(hard, _HARD | _RESHAPING), _past(smooth, _SMOOTHING)
+    weight = _saved(hard, "weight")
+    if weight is not None:
+        origin = _before_weights(origin, weight)
     is_mean = getattr(hard, "_saved_reduction", None) == _MEAN
     is_alike = done.count("Neg") == 1 and is_mean == ("Div" in done or "Mean" in done)
     if source is None or source is not origin or not is_alike:
@@ -137,6 +136,16 @@ def _scaled(node: Node | None) -> tuple[float, Node | None]:
     if node is None or operation_of(node.name()) != "Mul" or not isinstance(factor, float):
         return 1.0, node
     return factor, next(iter(_following(node)), None)
+
+
+def _before_weights(node: Node | None, weight_C: Tensor) -> Node | None:
+    """What a product with these weights of classes is made of."""
+    if node is None or operation_of(node.name()) != "Mul":
+        return None
+    factor = _saved(node, "other")
+    if factor is None or not torch.equal(factor.flatten(), weight_C):
+        return None
+    return next(iter(_following(node)), None)
 
 
 def _past(node: Node | None, passed: Collection[str]) -> tuple[Node | None, list[str]]:
@@ -155,13 +164,15 @@ def _cross_entropy(
     node: Node, own: float = 1.0, every: float = 0.0
 ) -> tuple[Tensor, Tensor] | None:
     """Cross entropies: ``own`` times that of the target, ``every`` times those of all classes."""
-    given, target = _saved(node, "self"), _saved(node, "target")
+    given, target, weight = (_saved(node, name) for name in ("self", "target", "weight"))
     if given is None or target is None or given.dim() < 2:
         return None
     ignored = int(getattr(node, "_saved_ignore_index", -100))
     ignored = ignored - (1 << 64) if ignored >= 1 << 63 else ignored
     counts = target != ignored
     safe = torch.where(counts, target, 0)
+    if weight is not None:
+        given = given * weight.view(-1, *[1] * (given.dim() - 2))
     values = -given.gather(1, safe.unsqueeze(1)).squeeze(1)
     if every:
         values = own * values - every * given.sum(1)
@@ -182,10 +193,14 @@ _ELEMENTWISE = {
         a, b, reduction="none", delta=node._saved_delta
     ),
     "BinaryCrossEntropy": lambda node, a, b: functional.binary_cross_entropy(
-        a, b, reduction="none"
+        a, b, weight=_saved(node, "weight"), reduction="none"
     ),
     "BinaryCrossEntropyWithLogits": lambda node, a, b: functional.binary_cross_entropy_with_logits(
-        a, b, reduction="none"
+        a,
+        b,
+        weight=_saved(node, "weight"),
+        pos_weight=_saved(node, "pos_weight"),
+        reduction="none",
     ),
 }
 
