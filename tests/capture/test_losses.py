@@ -67,9 +67,50 @@ def test_binary_cross_entropy_with_weights(
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
-def _weighted(given: Tensor, labels: Tensor) -> Tensor:
+@pytest.mark.parametrize("inner", [(), (5,)], ids=str)
+@pytest.mark.parametrize("is_flat", [False, True])
+@pytest.mark.parametrize("is_mask", [False, True])
+def test_terms_that_are_multiplied_by_weights(
+    inner: tuple[int, ...], is_flat: bool, is_mask: bool
+) -> None:
+    given, labels = scores(*inner)
+    weights = torch.linspace(0, 2, labels.numel(), dtype=torch.float64).view(labels.shape)
+    weights = (weights > 0.7).double() if is_mask else weights
     each = functional.cross_entropy(given, labels, reduction="none")
-    return (torch.linspace(0, 1, N) * each).mean()
+    parts = (each.flatten(), weights.flatten()) if is_flat else (each, weights)
+    loss = (parts[0] * parts[1]).sum() / weights.sum()
+    found = sample_losses(loss, N, None, None)
+    terms = (each * weights).detach().reshape(N, -1)
+    expected = terms.sum(1) / weights.reshape(N, -1).ne(0).sum(1)
+    assert isinstance(found, Tensor)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0, equal_nan=True)
+
+
+def test_rows_that_are_multiplied_by_weights() -> None:
+    given, _ = scores()
+    target, weights = torch.zeros_like(given), torch.linspace(1, 2, N, dtype=torch.float64)
+    each = functional.mse_loss(given, target, reduction="none").mean(-1)
+    found = sample_losses((weights * each).mean(), N, None, None)
+    assert isinstance(found, Tensor)
+    torch.testing.assert_close(found, (weights * each).detach(), rtol=1e-12, atol=0)
+
+
+def _by_column(given: Tensor, labels: Tensor) -> Tensor:
+    """As many columns as rows, of which it is the columns that have weights."""
+    square = given.repeat(1, 2)[:, :N]
+    each = functional.mse_loss(square, torch.zeros_like(square), reduction="none")
+    return (each.mean(0) * torch.linspace(0, 1, N, dtype=torch.float64)).sum()
+
+
+def _weighted_twice(given: Tensor, labels: Tensor) -> Tensor:
+    each = functional.cross_entropy(given, labels, reduction="none")
+    return (torch.linspace(0, 1, N) * each * torch.linspace(1, 2, N)).mean()
+
+
+def _learnt(given: Tensor, labels: Tensor) -> Tensor:
+    """Weights that have a gradient themselves."""
+    each = functional.cross_entropy(given, labels, reduction="none")
+    return (each * given.mean(1)).mean()
 
 
 def _penalised(given: Tensor, labels: Tensor) -> Tensor:
@@ -103,7 +144,9 @@ def _unevenly(given: Tensor, labels: Tensor) -> Tensor:
 
 UNKNOWN: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
     "other weights of classes in the smoothing": (_unevenly, "is a sum of several terms"),
-    "weights of samples": (_weighted, "weights its samples"),
+    "weights of columns": (_by_column, "weights its samples"),
+    "weights of several kinds": (_weighted_twice, "weights its samples"),
+    "weights that are learnt": (_learnt, "weights its samples"),
     "a penalty": (_penalised, "is a sum of several terms"),
     "what only looks like label smoothing": (_halves, "is a sum of several terms"),
     "a bonus for certainty": (_bonus, "is a sum of several terms"),

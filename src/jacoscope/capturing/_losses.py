@@ -40,8 +40,9 @@ def sample_losses(
 
     It is read for cross entropy, with label smoothing or without, mean squared and absolute errors,
     Huber's and smooth absolute errors, and binary cross entropy, if the loss is one such term, up
-    to a factor. Terms are those of ``reduction="none"``: weights of classes or elements that the
-    loss function has been given are in them.
+    to a factor. Terms are those of ``reduction="none"``, with weights of classes or elements that
+    the loss function has been given, and with weights that they are multiplied by before they are
+    added up; those of weight zero do not count.
 
     Args:
         loss: The loss.
@@ -50,21 +51,27 @@ def sample_losses(
         index: Sample of each row of the batch, where the user gave one.
     """
     node, _ = past_sinks(loss.grad_fn, loss.output_nr)
+    weights: Tensor | None = None
     for _ in range(_STEPS):
         if node is None:
             break
         terms = _terms(node)
-        if isinstance(terms, str):
-            return terms
         if terms is not None:
-            losses = _by_sample(*terms, samples, frontier, index)
+            rows = _rows(*terms, weights)
+            if rows is None:
+                return _WEIGHTED
+            losses = _by_sample(*rows, samples, frontier, index)
             return _WHOSE if losses is None else losses
-        following = _following(node)
-        if operation_of(node.name()) == "Add" and len(following) > 1:
+        operation, following = operation_of(node.name()), _following(node)
+        if operation == "Add" and len(following) > 1:
             return _SEVERAL
-        if operation_of(node.name()) in ("Mul", "Div") and _weighs(node):
+        if operation in ("Mul", "Div") and _weighs(node):
+            if operation == "Div" or weights is not None or len(following) != 1:
+                return _WEIGHTED
+            weights = _factor(node)
+        elif operation in ("Mean", "Sum") and weights is not None and _mixes_rows(node):
             return _WEIGHTED
-        if operation_of(node.name()) not in _PASSED or len(following) != 1:
+        if operation not in _PASSED or len(following) != 1:
             break
         node = following[0]
     return _OTHER
@@ -81,8 +88,47 @@ def _weighs(node: Node) -> bool:
     return any(isinstance(each, Tensor) and each.numel() > 1 for each in saved)
 
 
-def _terms(node: Node) -> tuple[Tensor, Tensor] | str | None:
-    """Loss of each term, samples and positions first, and which terms count; or why there are none.
+def _factor(node: Node) -> Tensor:
+    """What a product is by, in the product's shape."""
+    known = [_saved(node, name) for name in ("self", "other")]
+    factor = next(each for each in known if each is not None)
+    return factor.expand(tuple(node._input_metadata[0].shape))
+
+
+def _mixes_rows(node: Node) -> bool:
+    """Whether a sum or mean is along the first dimension, too."""
+    sizes, along = (getattr(node, f"_saved_{name}", None) for name in ("self_sym_sizes", "dim"))
+    if not sizes or not along:
+        return True
+    return 0 in {(each - (1 << 64) if each >= 1 << 63 else each) % len(sizes) for each in along}
+
+
+def _rows(values: Tensor, counts: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """The mean of each row's terms, shape (R,), and which rows have any.
+
+    Args:
+        values: The terms, shape (R, ...).
+        counts: Which of them count.
+        weights: What terms or rows are multiplied by; one that does not fit gives ``None``.
+    """
+    is_by_row = weights is not None and weights.numel() != values.numel()
+    if weights is not None and not is_by_row:
+        weights = weights.reshape(values.shape)
+        values, counts = values * weights, counts & (weights != 0)
+    if values.dim() > 1:
+        number = counts.flatten(1).sum(1)
+        values = torch.where(counts, values, 0).flatten(1).sum(1) / number.clamp(min=1)
+        counts = number > 0
+    if weights is not None and is_by_row:
+        if weights.numel() != len(values):
+            return None
+        weights = weights.flatten()
+        values, counts = values * weights, counts & (weights != 0)
+    return values, counts
+
+
+def _terms(node: Node) -> tuple[Tensor, Tensor] | None:
+    """Loss of each term, samples and positions first, and which terms count.
 
     ``None`` is for what is no loss function.
     """
@@ -99,7 +145,6 @@ def _terms(node: Node) -> tuple[Tensor, Tensor] | str | None:
         if given is None or target is None or not given.dim():
             return None
         values = error(node, given, target)
-        values = values.flatten(1).mean(1) if values.dim() > 1 else values
         return values, torch.ones_like(values, dtype=torch.bool)
 
 
@@ -176,11 +221,7 @@ def _cross_entropy(
     values = -given.gather(1, safe.unsqueeze(1)).squeeze(1)
     if every:
         values = own * values - every * given.sum(1)
-    values = torch.where(counts, values, 0)
-    if values.dim() > 1:
-        known = counts.flatten(1).sum(1)
-        return values.flatten(1).sum(1) / known.clamp(min=1), known > 0
-    return values, counts
+    return torch.where(counts, values, 0), counts
 
 
 _ELEMENTWISE = {
